@@ -78,7 +78,10 @@ ATTACKS: Final = (
     ),
     Claim(
         "a store that lies about counts of leases: begun by a stranger, an old word, a time that cannot be",
-        (f"{_USES}::test_a_store_that_forgets_everything_gives_nothing_until_an_operator_says_so",),
+        (
+            f"{_USES}::test_a_store_that_forgets_everything_gives_nothing_until_an_operator_says_so",
+            "tests/fleet/leases/test_lying_counts.py::test_a_use_that_there_is_not_is_not_given",
+        ),
         (
             f"{_RESUMING}::test_a_count_that_a_stranger_has_begun",
             f"{_RESUMING}::test_an_old_word_that_a_store_offers_again",
@@ -113,8 +116,12 @@ ATTACKS: Final = (
             f"{_LINK}::test_an_answer_is_kept_up_to_a_bound_and_the_next_one_is_right",
             f"{_LINK}::test_a_flood_of_messages_is_read_at_a_bounded_rate",
             f"{_PARTS}::test_a_policy_that_is_too_large_to_be_read_is_told_everywhere_and_nothing_else_stops",
+            "tests/fleet/audit/test_without_end.py::test_pages_that_go_backwards_without_end_are_read_up_to_a_bound",
         ),
-        (f"{_LINK}::test_a_message_that_is_too_large_ends_no_subscription_and_is_no_less_a_message",),
+        (
+            f"{_LINK}::test_a_message_that_is_too_large_ends_no_subscription_and_is_no_less_a_message",
+            "tests/fleet/audit/test_without_end.py::test_a_page_that_does_not_go_backwards_is_the_last_one",
+        ),
     ),
     Claim(
         "a store that loses its data: the policy",

@@ -1,7 +1,7 @@
 //! Accepting: while there are places, descriptors and a log that keeps up. Who comes meanwhile waits with the kernel.
 #![forbid(unsafe_code)]
 
-use crate::sys;
+use crate::sys::{self, descriptors};
 use crate::waits::Wait;
 use crate::worker::{token, Worker, LISTENER, SOCKET};
 use std::sync::atomic::Ordering::SeqCst;
@@ -26,6 +26,8 @@ pub struct Pauses {
     pub stopped: bool,
     /// When descriptors are tried again; 0: there are some.
     pub resume_at: u64,
+    /// The last client that was accepted got one of the last descriptors.
+    pub scarce: bool,
     /// When the listeners that are full are looked at again; 0: none is.
     pub places_at: u64,
 }
@@ -55,22 +57,37 @@ impl Worker {
             Some(listening) if !self.pauses.stopped => (listening.fd, listening.party),
             _ => return,
         };
+        if self.pauses.scarce && descriptors::are_scarce(fd) {
+            return self.wait_for_descriptors();
+        }
         for _ in 0..ACCEPT_AT_ONCE {
             if !self.shared.admit(party) {
                 return self.stop_at(listener);
             }
             match sys::accept(fd) {
-                Ok(client) => self.welcome(client, listener, party),
+                Ok(client) => {
+                    self.pauses.scarce = descriptors::is_among_the_last(client);
+                    self.welcome(client, listener, party);
+                    if self.pauses.scarce {
+                        return; // those who have come in need more of them
+                    }
+                }
                 Err(error) => {
                     self.shared.leave(party);
-                    if sys::OUT_OF_RESOURCES.contains(&error) && self.pauses.resume_at == 0 {
-                        self.shared.waits.begin(Wait::Descriptors);
-                        self.pauses.resume_at = self.now + PAUSE;
-                        self.stop_accepting();
+                    if sys::OUT_OF_RESOURCES.contains(&error) {
+                        self.wait_for_descriptors();
                     }
                     return;
                 }
             }
+        }
+    }
+
+    fn wait_for_descriptors(&mut self) {
+        if self.pauses.resume_at == 0 {
+            self.shared.waits.begin(Wait::Descriptors);
+            self.pauses.resume_at = self.now + PAUSE;
+            self.stop_accepting();
         }
     }
 

@@ -76,7 +76,9 @@ impl Worker {
         }
         if flow.client.drained() && !flow.client.fin_sent {
             flow.client.send_fin();
+            self.arm(place, self.now + LINGER); // the longer patience was for what it had to take
         }
+        let flow = &mut self.flows[place as usize];
         while flow.client.readable {
             match flow.client.read(&mut self.buffer) {
                 Io::Moved(count) => flow.client.bytes += count as u64,

@@ -2,6 +2,7 @@
 //!
 //! Linux. Each function is one call; none keeps a pointer that it was given.
 
+pub mod descriptors;
 mod memory;
 
 use std::mem::size_of;

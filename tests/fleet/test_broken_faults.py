@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.fleet.approvals.in_force import ApprovalsInForce
 from cloned_proxy.fleet.approvals.requests import FleetRequests
 from cloned_proxy.fleet.leases.counted_audit import CountedAudit
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed_policy import kept
 from cloned_proxy.fleet.signed_policy.kept import Kept
+from cloned_proxy.fleet.signed_policy.last_heard import LastHeard
 from cloned_proxy.fleet.signed_policy.replica import FleetPolicy
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.replica import shares as shares_module
@@ -106,8 +108,8 @@ async def test_a_store_that_says_nothing_for_longer_than_may_be(
     await one.until(lambda: not one.policy.source.connected)
     assert one.allows("a.example")
     if broken:
-        monkeypatch.setattr(FleetPolicy, "_is_stale", lambda _self: False)
-    one.policy._heard_at -= 3601.0
+        monkeypatch.setattr(LastHeard, "is_too_long_ago", lambda _self: False)
+    one.policy._heard._at -= 3601.0
     one.policy._look()
     assert one.allows("a.example") is broken
 
@@ -144,14 +146,14 @@ async def test_a_disk_that_is_full_at_the_moment_at_which_something_is_taken_bac
 @pytest.mark.parametrize("broken", [False, True])
 async def test_a_host_whose_clock_is_an_hour_off(monkeypatch: pytest.MonkeyPatch, *, off: float, broken: bool) -> None:
     """By its own clock it would end an approval of a minute at once, or an hour late."""
-    put_in_force = FleetRequests._put_in_force
+    put = ApprovalsInForce.put
 
-    def by_its_own_clock(self: FleetRequests, decision: Any, *, now: float, up: float) -> None:
+    def by_its_own_clock(self: ApprovalsInForce, decision: Any, *, now: float, up: float) -> None:
         del now
-        put_in_force(self, replace(decision, decided=self._clock() - 3600.0), now=self._clock(), up=up)
+        put(self, replace(decision, decided=self._clock() - 3600.0), now=self._clock(), up=up)
 
     if broken:
-        monkeypatch.setattr(FleetRequests, "_put_in_force", by_its_own_clock)
+        monkeypatch.setattr(ApprovalsInForce, "put", by_its_own_clock)
     later = 0.0
     granted: list[tuple[object, ...]] = [()]
     now = time.time()
@@ -169,7 +171,7 @@ async def test_a_host_whose_clock_is_an_hour_off(monkeypatch: pytest.MonkeyPatch
     await requests.read()
     in_force = [bool(granted[-1])]
     later = 61.0
-    requests.end_what_is_over()
+    requests.in_force.end_what_is_over()
     in_force.append(bool(granted[-1]))
     expected = [True, False] if not broken else [off < 0, off < 0]
     assert in_force == expected

@@ -1,8 +1,6 @@
-"""The requests of all replicas on this one, and the decisions on them in force here.
+"""The requests of all replicas on this one, and the decisions on them, which come in force here.
 
-What is told by the store is read whole at each connect, at each piece of news, and now and then: it is small. Approvals
-that are in force go on while the store is away, and each ends when its time is over by the store's clock, which is
-counted on here by the time since boot.
+What is told by the store is read whole at each connect, at each piece of news, and now and then: it is small.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -18,6 +15,7 @@ import structlog
 from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
 from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision
 from cloned_proxy.fleet.approvals.decision_reader import DecisionReader
+from cloned_proxy.fleet.approvals.in_force import ApprovalsInForce
 from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import (
     ASK,
@@ -52,14 +50,6 @@ _IN_A_TURN: Final = 20
 """What is taken in before traffic has its turn: anybody may fill the store, and a signature takes a while to check."""
 
 
-@dataclass(frozen=True, slots=True)
-class _InForce:
-    decision: FleetDecision
-    rules: tuple[Rule, ...]
-    until: float
-    """Uptime."""
-
-
 class FleetRequests:
     """One for each process of a replica, on its event loop; one of several workers `leads`, and writes."""
 
@@ -82,7 +72,6 @@ class FleetRequests:
         self._fleet, self._me = fleet, replica
         self._names = RequestNames(fleet)
         self._mirror = mirror
-        self._on_change = on_change
         self._on_decision = on_decision
         self._clock, self._uptime = clock, uptime
         self._leads = leads
@@ -98,9 +87,7 @@ class FleetRequests:
         """Of refusals, in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
-        self._in_force: dict[str, _InForce] = {}
-        self._told: tuple[Rule, ...] = ()
-        """What `on_change` was told last."""
+        self.in_force = ApprovalsInForce(on_change, clock=clock, uptime=uptime)
         self._room = Allowance(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -125,7 +112,7 @@ class FleetRequests:
                 pass
             news = self._news.is_set()
             self._news.clear()
-            self.end_what_is_over()
+            self.in_force.end_what_is_over()
             if not self._link.connected:
                 continue
             try:
@@ -208,13 +195,8 @@ class FleetRequests:
                     await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
                 except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
                     self._refuse(raw_id, error)
-            self._tell_of_changes()
+            self.in_force.tell()
             await self._settle()
-
-    def _tell_of_changes(self) -> None:
-        if (rules := self._rules()) != self._told:
-            self._told = rules
-            self._on_change(rules)
 
     async def _forget_others(self, there: set[str]) -> None:
         """Shows no more what others have taken back. Writes only where something has gone since the last reading."""
@@ -245,7 +227,7 @@ class FleetRequests:
         # Before anything that may fail: whoever offers it again does not make it last longer.
         self._decided.add(request)
         if approved:
-            self._put_in_force(decision, now=now, up=up)
+            self.in_force.put(decision, now=now, up=up)
         if self._leads:
             self._unsettled[request] = decision
         self._on_decision(decision)
@@ -260,18 +242,6 @@ class FleetRequests:
                 "so many requests of other replicas come that they are shown by and by",
                 a_minute=_RECEIVED_A_MINUTE,
             )
-
-    def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
-        # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
-        late = decision.ends + SKEW_SECONDS - self._clock()
-        left = min(decision.ends - now, decision.ends - decision.decided, late)
-        if left <= 0:
-            return
-        # In the words of this machine's clock, which may be wrong: what is left is what counts.
-        expires = self._clock() + left
-        rules = tuple(replace(rule, expires=expires) for rule in decision.rules())
-        self._in_force[decision.request] = _InForce(decision, rules, up + left)
-        _log.info("an approval of the fleet is in force", request=decision.request, by=decision.by, seconds=int(left))
 
     async def _settle(self) -> None:
         """Writes down here what became of requests. What cannot be written is tried again."""
@@ -302,18 +272,6 @@ class FleetRequests:
             await redis.zrem(ends, own)
 
         await self._link.run(work)
-
-    def end_what_is_over(self) -> None:
-        """Takes back the approvals whose time is over."""
-        up = self._uptime()
-        over = [request for request, each in self._in_force.items() if up >= each.until]
-        for request in over:
-            del self._in_force[request]
-            _log.info("an approval of the fleet has ended", request=request)
-        self._tell_of_changes()
-
-    def _rules(self) -> tuple[Rule, ...]:
-        return tuple(rule for each in self._in_force.values() for rule in each.rules)
 
     def _refuse(self, request: object, error: Exception) -> None:
         """Once for each request, since it is read again; and a few at once, since anybody may fill the store."""

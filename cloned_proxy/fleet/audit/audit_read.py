@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from cloned_proxy.fleet.audit.receipt import Receipt, open_receipt
@@ -35,6 +36,10 @@ _CALL_SECONDS: Final = 20.0
 """Of one page; a command may wait for longer than a proxy."""
 _MOST_ANSWERED: Final = 64 * 1024 * 1024
 """Of one page."""
+_MOST_READ: Final = 1024 * 1024 * 1024
+"""Bytes of all logs in one reading: a store may have one more page for ever, and the memory here has an end."""
+_EACH: Final = 300
+"""What an id counts beside the bytes that lie under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ class FleetLog:
         self._names: Final = names
         self._trust: Final = Trust(trust) if trust else None
         self._logs: dict[str, _Log] = {}
+        self._room = 0
+        """Bytes that may still come in this reading."""
         self.findings: list[str] = []
         """Where the store has something else than was sent, since this was last emptied."""
 
@@ -90,6 +97,7 @@ class FleetLog:
 
     async def _read(self, since: float | None) -> list[FleetEntry]:
         await self._look_for_logs()
+        self._room = _MOST_READ
         found: list[FleetEntry] = []
         for log in self._logs.values():
             if log.last is None:
@@ -141,15 +149,24 @@ class FleetLog:
             self._found(log, "no receipt of a key that was named: nothing shows that a replica has sent this")
 
     async def _first(self, log: _Log, since: float | None) -> list[Any]:
-        """From the newest one backwards, until they are older than asked for; one more, to check the first by."""
+        """From the newest one backwards, until they are older than asked for; one more, to check the first by.
+
+        A store that lies gets no further: what it has twice is no older entry, and of all there is a most.
+        """
         rows: list[Any] = []
         end = "+"
-        while True:
+        while self._room > 0:
             page, more = await self._page(log, "xrevrange", max=end)
+            if not _goes_backwards([*rows[-1:], *page]):
+                self._found(log, "the store gives no older entries, but others again; what is older was not read")
+                return rows[::-1]
             rows += page
             if not more or (since is not None and _at(page[-1]) < since):
                 return rows[::-1]
             end = "(" + page[-1][0].decode()
+        most = f"{_MOST_READ / 1024**3:g} GiB"
+        self._found(log, f"the logs have more than {most}: what is older was not read; ask for less with --since")
+        return rows[::-1]
 
     async def _next(self, log: _Log) -> list[Any]:
         page, _ = await self._page(log, "xrange", min=f"({log.last.seq}-0" if log.last is not None else "-")
@@ -172,6 +189,7 @@ class FleetLog:
                 log.page = max(1, asked // _FIRST_PAGE)
                 continue
             size = sum(len(value) for _, fields in rows for value in fields.values())
+            self._room -= size + _EACH * len(rows)
             log.page = max(1, min(_PAGE, _FIRST_PAGE * asked, _PAGE_BYTES * len(rows) // max(1, size)))
             return rows, len(rows) >= asked
 
@@ -224,6 +242,12 @@ class FleetLog:
 
     def _found(self, log: _Log, what: str) -> None:
         self.findings.append(f"{log.replica} ({short_id(key_id(log.key))}): {what}")
+
+
+def _goes_backwards(rows: Sequence[Any]) -> bool:
+    """Whether each id is older than the one before it. Raises ValueError for what is no id of a stream."""
+    ids = [tuple(map(int, identifier.split(b"-"))) for identifier, _ in rows]
+    return all(older < newer for newer, older in pairwise(ids))
 
 
 def _at(row: Any) -> float:

@@ -7,7 +7,6 @@ everything is denied after so long without news.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from typing import Final
 import structlog
 
 from cloned_proxy.fleet.signed.envelope import Trust
-from cloned_proxy.fleet.signed.errors import EnvelopeError, FleetError, Refused
+from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused
 from cloned_proxy.fleet.signed.statement import NOTHING, Number, Statement, open_statement, parse_number
 from cloned_proxy.fleet.signed_policy.kept import Kept, Shelf
+from cloned_proxy.fleet.signed_policy.last_heard import LastHeard
+from cloned_proxy.fleet.signed_policy.narrowing import NarrowingFile
 from cloned_proxy.fleet.signed_policy.source import Source
 from cloned_proxy.policy.model.model import Policy
-from cloned_proxy.policy.reading.narrow import narrowed
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.leases.deadline import uptime as since_boot
@@ -35,8 +35,6 @@ from cloned_proxy.telemetry.fleet_metrics import FleetMetrics
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
-_NOTES: Final = 20
-"""So many notes of when the source was heard are written in the time of `max_staleness`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +81,15 @@ class FleetPolicy:
         self._settings = settings
         self._floor = NOTHING if settings.min_version is None else parse_number(settings.min_version)
         self._shelf = Shelf(workspace)
-        self._local = local
+        self._local: Final = NarrowingFile(local)
         self._metrics = metrics
         self._clock = clock
-        self._uptime = uptime
+        self._heard: Final = LastHeard(self._shelf, settings.max_staleness, clock=clock, uptime=uptime)
         self._leads = leads
         self._kept = Kept()
         self._fleets: Policy | None = None
         self._unkept: _Accepted | None = None
         self._stale = False
-        self._heard_at = float("-inf")
-        self._noted_at = float("-inf")
         self._taking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -101,10 +97,9 @@ class FleetPolicy:
         """Takes the last good policy from the disk, then listens to the source. Raises StoreError."""
         self._shelf.create()
         self._kept = await asyncio.to_thread(self._shelf.load)
-        if self._local is not None:
-            await self._start_local(self._local)
-        self._heard_at = self._uptime() - self._shelf.unheard_seconds(now=self._clock(), up=self._uptime())
-        self._stale = self._is_stale()
+        await self._local.start(on_change=self._compose, on_reject=self.on_reject)
+        self._heard.resume()
+        self._stale = self._heard.is_too_long_ago()
         if self._kept.envelope:
             await self._resume()
         await self.source.start(self)
@@ -117,17 +112,15 @@ class FleetPolicy:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.source.close()
-        if self._local is not None:
-            await self._local.stop()
+        await self._local.stop()
 
     async def reload(self) -> None:
         """Asks the source now (SIGHUP)."""
-        if self._local is not None:
-            await self._local.reload()
+        await self._local.reload()
         await self.source.read()
 
     def problems(self) -> tuple[str, ...]:
-        """Why this replica denies everything, or has not on disk what is in force; empty when it is well."""
+        """Why it denies everything, has not on disk what is in force, or narrows nothing; empty when it is well."""
         name = self._settings.name
         found: list[str] = []
         if self._fleets is None:
@@ -136,8 +129,7 @@ class FleetPolicy:
             found.append(f"the fleet {name} was not heard within `max_staleness`: everything is denied; {self._why()}")
         if self._unkept is not None:
             found.append(f"version {self.number} of the fleet's policy is in force, but could not be kept on disk")
-        if self._local is not None and self._local.current is not None and self._local.last_error is not None:
-            found.extend(str(self._local.last_error).splitlines())
+        found.extend(self._local.problems())
         return tuple(found)
 
     @property
@@ -146,7 +138,7 @@ class FleetPolicy:
 
         How long ago it was published is another thing, and counts for nothing.
         """
-        return self._uptime() - self._heard_at
+        return self._heard.age
 
     @property
     def denying(self) -> bool:
@@ -156,7 +148,7 @@ class FleetPolicy:
         """The source says that the policy in force is the newest."""
         if self._fleets is None:
             return
-        self._heard_at = self._uptime()
+        self._heard.now()
         if self.last_error is not None and isinstance(self.last_error, EnvelopeError):
             self.last_error = None  # what was refused is no longer offered
         if self._stale:
@@ -239,8 +231,7 @@ class FleetPolicy:
         if self._fleets is None or self._stale:
             self.current = None
             return
-        local = self._local.current if self._local is not None else None
-        self.current = self._fleets if local is None else narrowed(self._fleets, local)
+        self.current = self._local.narrowed(self._fleets)
         self.on_change(self.current)
 
     async def _resume(self) -> None:
@@ -254,16 +245,6 @@ class FleetPolicy:
             self._put_in_force(accepted)
             if self._leads:
                 await asyncio.to_thread(self._show, accepted.statement)
-
-    async def _start_local(self, local: LivePolicy) -> None:
-        # A link to nowhere is a mistake, not the absence of a policy.
-        there = await asyncio.to_thread(os.path.lexists, local.path)
-        await local.start()
-        if there and local.current is None:
-            await local.stop()
-            raise local.last_error or FleetError(f"{local.path}: no policy was loaded; see the log")
-        local.on_change = lambda _policy: self._compose()
-        local.on_reject = self.on_reject
 
     def refuse(self, error: EnvelopeError) -> None:
         """What is offered does not come in force: counted each time, said once."""
@@ -281,10 +262,6 @@ class FleetPolicy:
         except (StoreError, OSError) as error:
             _log.warning("commands that look see an older policy of the fleet", reason=str(error))
 
-    def _is_stale(self) -> bool:
-        longest = self._settings.max_staleness
-        return longest is not None and self.age > longest
-
     @property
     def why(self) -> str:
         """What stands between this replica and the newest policy; "" when nothing is known to."""
@@ -298,7 +275,8 @@ class FleetPolicy:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
                 self._look()
-                await self._note()
+                if self._leads:
+                    await self._heard.note()
                 if self._unkept is not None:
                     async with self._taking:
                         await self._keep_again()
@@ -307,15 +285,6 @@ class FleetPolicy:
             except Exception:  # noqa: BLE001  whatever broke, `max_staleness` holds on
                 _log.exception("what becomes of the fleet's policy could not be looked after; tried again")
 
-    async def _note(self) -> None:
-        """Writes down when the source was heard, for a restart without it."""
-        every = (self._settings.max_staleness or float("inf")) / _NOTES
-        if self._leads and self._heard_at - self._noted_at >= every:
-            self._noted_at = self._heard_at
-            # By the clock of the moment at which it was heard.
-            at = self._clock() - self.age
-            await asyncio.to_thread(self._shelf.heard, now=at, up=self._heard_at)
-
     async def _keep_again(self) -> None:
         if (unkept := self._unkept) is not None:
             await asyncio.to_thread(self._shelf.keep, unkept.statement, unkept.envelope)
@@ -323,7 +292,7 @@ class FleetPolicy:
             _log.info("the fleet's policy is kept on disk", number=str(unkept.statement.number))
 
     def _look(self) -> None:
-        stale = self._is_stale()
+        stale = self._heard.is_too_long_ago()
         if stale is not self._stale:
             self._stale = stale
             self._compose()

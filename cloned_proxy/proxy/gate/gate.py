@@ -179,8 +179,12 @@ class Gate:
 
     async def adopt(self, sock: socket.socket, listener: Listener) -> None:
         """Serves one connection that is open already, as if it had come through `listener`, when it has a place."""
-        while (connection := self.enter(listener)) is None:  # noqa: ASYNC110  another process may give a place back
-            await asyncio.sleep(_FULL_SECONDS)
+        self._room.in_hand(listener, 1)
+        try:
+            while (connection := self.enter(listener)) is None:  # noqa: ASYNC110  another process may give a place back
+                await asyncio.sleep(_FULL_SECONDS)
+        finally:
+            self._room.in_hand(listener, -1)
         await self._accepted.join(connection, sock)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:

@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -53,11 +54,19 @@ class Room:
         self.quiet_seconds = _QUIET_SECONDS
         """For so long a client has asked for nothing more that is let go of."""
         self.stalled: Final = Stalled()
+        self._in_hand: Final[Counter[Listener]] = Counter()
+        """By the listener through which they are to come, those who wait and have been accepted already."""
 
     def somebody_waits(self) -> None:
         """Looks soon, and again for as long as somebody waits."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._pause, self._look_again)
+
+    def in_hand(self, listener: Listener, more: int) -> None:
+        """So many more, or fewer, wait for a place who were accepted already: the kernel tells of them no more."""
+        self._in_hand[listener] += more
+        if not self._in_hand[listener]:
+            del self._in_hand[listener]
 
     def _look_again(self) -> None:
         self._timer = None
@@ -74,14 +83,15 @@ class Room:
     ) -> None:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
         began = time.perf_counter()
-        wanted = [listener for listener in listeners if self.is_wanted(listener, contended=contended)]
+        everywhere = dict.fromkeys((*listeners, *self._in_hand))
+        wanted = [listener for listener in everywhere if self.is_wanted(listener, contended=contended)]
         asked = self._told(wanted, contended=contended)
         stalled = self.stalled.found(connections if wanted or asked else ())
         for listener in (*wanted, *asked):
             if listener is not None and not self.is_wanted(listener, contended=contended):
                 continue
             party = None if listener is None else self._for_whom(listener, contended=contended)
-            waiting = (0 if listener is None else _clients_waiting(listener.socket)) or self._some
+            waiting = (0 if listener is None else self._clients_waiting(listener)) or self._some
             patience = self._patience(waiting, party)
             of_party = [each for each in connections if party is None or each.listener.party == party]
             # As many as wait: of thousands that are idle the others stay.
@@ -120,9 +130,15 @@ class Room:
         if fd < 0:
             return False
         closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
+        if self._in_hand[listener]:
+            return closed
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
         return bool(waiting.poll(0)) and (closed or are_scarce(fd))
+
+    def _clients_waiting(self, listener: Listener) -> int:
+        """How many wait there; 0 where nobody says so."""
+        return self._in_hand[listener] or _clients_waiting(listener.socket)
 
     @property
     def _some(self) -> int:

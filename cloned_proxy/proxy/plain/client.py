@@ -21,7 +21,7 @@ from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
 from cloned_proxy.proxy.transport.relay import reset
-from cloned_proxy.proxy.transport.settled import has_left, has_more, is_settled
+from cloned_proxy.proxy.transport.settled import has_left, has_more, is_settled, unsent
 from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.body import BodyError
@@ -232,8 +232,8 @@ class PlainClient(asyncio.Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether a head has begun and is not whole."""
-        return self._phase is _RequestPhase.HEAD and self._head_began and self.intake.body.complete
+        """Whether a head has begun and is not whole, or the body of a request that is answered is still to come."""
+        return self._phase is _RequestPhase.HEAD and self._head_began
 
     @property
     def quiet_since(self) -> float:
@@ -242,7 +242,8 @@ class PlainClient(asyncio.Protocol):
 
     def let_go(self) -> None:
         """FIN, to one that is quiet. Who has not got the whole of the last response does get it."""
-        if is_settled(self.transport):
+        # The rest of a body that meets no socket would be answered by a reset, which destroys what was not read yet.
+        if is_settled(self.transport) and self.intake.body.complete:
             self._phase = _RequestPhase.CLOSING
             self.transport.close()
         elif not has_more(self.transport):
@@ -258,6 +259,8 @@ class PlainClient(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Ends what has taken too long, or whose client has gone unseen."""
+        if self._phase is _RequestPhase.CLOSING and not unsent(self.transport):
+            self.deadline = min(self.deadline, now + LINGER_SECONDS)  # the longer patience was for what it had to take
         if self.intake.held and has_left(self.transport, half_closed=False):
             self.cut("client_reset")
         elif self._exchange is not None:
@@ -356,12 +359,12 @@ class PlainClient(asyncio.Protocol):
         self.intake.close()
         if self.transport.is_closing():
             return
-        if self.eof:
-            self.transport.close()
-            return
         slow = self.transport.get_write_buffer_size() > 0
         self.deadline = time.monotonic() + (self.services.settings.idle_timeout if slow else LINGER_SECONDS)
-        send_fin(self.transport)
+        if self.eof:
+            self.transport.close()  # behind what waits for the client, which may take none of it
+        else:
+            send_fin(self.transport)
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)

@@ -95,10 +95,12 @@ class ServiceRelay:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._relay(reader, writer)
+            writer.close()
+            await writer.wait_closed()  # it keeps its place until it has the whole answer
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
             pass  # one side went away, or the slot ended; both ends are closed below
         finally:
-            writer.close()
+            writer.transport.abort()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

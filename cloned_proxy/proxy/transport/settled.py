@@ -36,9 +36,13 @@ def is_settled(transport: asyncio.Transport, quiet_seconds: float = 0.0) -> bool
 
 
 def unsent(transport: asyncio.Transport) -> int:
-    """Bytes that were written for the client and that its kernel has not acknowledged; 0 when it is gone."""
-    fd = _descriptor(transport)
+    """Bytes that were written for the client and that its kernel has not acknowledged; 0 when it is gone.
+
+    Of a transport that is closing, too: it waits for the client to take them.
+    """
+    sock = transport.get_extra_info("socket")
     try:
+        fd = -1 if sock is None else sock.fileno()
         return transport.get_write_buffer_size() + _number(fd, termios.TIOCOUTQ) if fd >= 0 else 0
     except OSError:
         return 0

@@ -182,8 +182,9 @@ class LivePolicy:
         if self.last_error is not None and str(error) == str(self.last_error):
             return
         self.last_error = error
-        if self.current is not None:  # at the start it is the caller of `start` who tells
-            _log.error("policy file not accepted", in_force=self.current.version, problem=str(error))
+        if self.current is not None or self._tasks:  # at the start it is the caller of `start` who tells
+            in_force = self.current.version if self.current is not None else "none"
+            _log.error("policy file not accepted", in_force=in_force, problem=str(error))
         self.on_reject(error)
 
     async def _follow(self) -> None:

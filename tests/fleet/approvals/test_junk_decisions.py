@@ -104,13 +104,13 @@ async def test_a_yes_beside_an_answer_that_breaks_off_is_in_force_at_the_next_on
     decision = replace(DECISION, decided=now, ends=now + 600)
     offer(store, decision.request, seal_decision(decision, APPROVER))
     told: list[tuple[Rule, ...]] = []
-    change = desk.requests._on_change
+    change = desk.requests.in_force._on_change
 
     def tell(rules: tuple[Rule, ...]) -> None:
         told.append(rules)
         change(rules)
 
-    desk.requests._on_change = tell
+    desk.requests.in_force._on_change = tell
     liar.lie = lambda command, answer: [*answer, b"x"] if runs(command, READ) else answer
     with pytest.raises(ValueError, match="no reading of requests"):
         await desk.requests.read()

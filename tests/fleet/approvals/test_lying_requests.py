@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.fleet.approvals import deciding as deciding_module
 from cloned_proxy.fleet.approvals import requests as requests_module
 from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
 from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS as SKEW
 from cloned_proxy.fleet.approvals.decision import seal_decision
-from cloned_proxy.fleet.approvals.request_store import MOST, READ
+from cloned_proxy.fleet.approvals.request_store import MOST, MOST_ANSWERED, READ, READ_BOUNDS
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.store.approvals.approval import Proposal
 from cloned_proxy.store.audit.database import reading
@@ -86,7 +87,7 @@ async def test_an_approval_lasts_no_longer_for_being_offered_again(
     desk.later = 50.0
     await desk.requests.read()
     desk.later = 61.0
-    desk.requests.end_what_is_over()
+    desk.requests.in_force.end_what_is_over()
     await desk.requests.read()
     assert not desk.passes()
     failing = False
@@ -146,7 +147,7 @@ async def test_an_approval_of_a_store_that_lies_about_the_time_ends_by_the_host_
     assert desk.passes()
     desk.later = SKEW + 3601.0
     assert not desk.passes()  # and not after an hour more
-    desk.requests.end_what_is_over()
+    desk.requests.in_force.end_what_is_over()
     assert desk.policies.granted == ()
     again = Desk("again", liar.url, tmp_path / "again")
     again.later = desk.later
@@ -278,10 +279,17 @@ async def test_a_twin_that_a_store_shows_and_takes_away_does_not_swallow_the_rea
 
 @pytest.mark.parametrize("large", [1, 200])
 async def test_what_is_too_large_is_left_out_and_told_and_what_people_decide_is_in_force(
-    desk: Desk, store: RedisServer, large: int
+    desk: Desk, store: RedisServer, monkeypatch: pytest.MonkeyPatch, large: int
 ) -> None:
-    """One field is larger than all may be; or each is allowed, and all together are not."""
-    raw = b"x" * (40_000_000 if large == 1 else 60_000)
+    """One field is larger than all may be; or each is allowed, and all together are not.
+
+    Of a bound that is a thirty-second of the real one: a busy machine has two seconds for each call.
+    """
+    most = MOST_ANSWERED // 32
+    for module in (requests_module, deciding_module):
+        monkeypatch.setattr(module, "MOST_ANSWERED", most)
+        monkeypatch.setattr(module, "READ_BOUNDS", (*READ_BOUNDS[:2], str(most - 1024)))
+    raw = b"x" * (4 * most if large == 1 else 2 * most // large)
     with store.client() as client:
         client.hset(NAMES.requests, mapping={f"j{number}": raw for number in range(large)})
         client.zadd(NAMES.ends, {f"j{number}": (time.time() + 600) * 1000 for number in range(large)})

@@ -127,9 +127,17 @@ async def test_a_store_that_answers_nothing_holds_up_nothing(
     assert await replica.shipper.ship()
     store.freeze()
     replica.record(1000.5)
+    recorded, tell_lag = asyncio.Event(), replica.shipper._tell_lag
+
+    async def tell_when_all_is_recorded() -> None:
+        await recorded.wait()
+        await tell_lag()
+
+    monkeypatch.setattr(replica.shipper, "_tell_lag", tell_when_all_is_recorded)
     sending = asyncio.create_task(replica.shipper.ship())
     for at in range(1001, 1021):  # the log goes on meanwhile
         await asyncio.to_thread(replica.record, float(at))
+    recorded.set()
     assert not await sending
     assert replica.metric("lag_entries") == 21
     store.thaw()

@@ -79,6 +79,23 @@ async def test_it_reads_after_each_subscription_and_hears_what_comes(
         await heard.wait_for(b"2")
 
 
+async def test_what_an_answer_broke_in_one_part_at_the_connect_holds_up_no_other_and_no_connection(
+    made: Callable[[str], tuple[Link, Listener]], store: RedisServer
+) -> None:
+    link, heard = made(store.url)
+
+    async def broken() -> None:
+        raise LookupError("an answer that is none")
+
+    async def whole() -> None:
+        heard.events.put_nowait("whole")
+
+    link.at_connect(broken)
+    link.at_connect(whole)
+    link.start()
+    assert [await asyncio.wait_for(heard.events.get(), WAIT) for _ in range(2)] == ["whole", True]
+
+
 async def test_a_frozen_store_costs_a_bounded_wait_and_no_later_answer_is_mistaken(
     made: Callable[[str], tuple[Link, Listener]], store: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ async def test_max_staleness_holds_on_where_a_note_cannot_even_be_begun(
 
     try:
         await replica.until_version(1)
-        monkeypatch.setattr(replica.policy, "_note", no_thread)
+        monkeypatch.setattr(replica.policy._heard, "note", no_thread)
         await replica.until(lambda: tried)
         store.kill()
         await replica.until(lambda: replica.policy.denying)

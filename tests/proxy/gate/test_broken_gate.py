@@ -180,6 +180,36 @@ _GUARDS: Final = r"""
 - self._siblings.wait(waiting=self._crowd.full and of_all)
 + pass
 
+== a body that does not come makes room: plain.client: plain.test_plain_http_places
+  test_who_keeps_back_the_body_of_a_refused_request_leaves_for_who_waits
+- is _RequestPhase.HEAD and self._head_began
++ is _RequestPhase.HEAD and self._head_began and self.intake.body.complete
+
+== no reset for such a body: plain.client: plain.test_plain_http_places
+  test_who_sends_that_body_meanwhile_gets_the_whole_answer_and_a_fin
+- if is_settled(self.transport) and self.intake.body.complete:
++ if is_settled(self.transport):
+
+== who takes nothing behind its own FIN: gate.stalled: plain.test_plain_http_places
+  test_who_takes_nothing_behind_its_own_fin_leaves_for_who_waits
+- left := unsent(each.transport)
++ left := 0 if each.transport.is_closing() else unsent(each.transport)
+
+== a time for what is taken behind it: plain.client: plain.test_plain_http_places
+  test_who_takes_nothing_behind_its_own_fin_has_the_idle_timeout_for_it
+- self.deadline = time.monotonic() + (self.services.settings.idle_timeout if slow else LINGER_SECONDS)
++ self.deadline = _NEVER if self.eof else time.monotonic() + LINGER_SECONDS
+
+== who has all of its last answer: plain.client: plain.test_plain_http_places
+  test_who_has_all_of_its_last_answer_and_stays_is_let_go_of
+- if self._phase is _RequestPhase.CLOSING and not unsent(self.transport):
++ if False:
+
+== room for who is in hand: gate.room: slots.test_service_relay
+  test_who_asks_for_nothing_makes_room_for_who_asks_for_the_service
+- (*listeners, *self._in_hand)
++ listeners
+
 == a budget for each caller: grants.denial_budget: grants.test_denial_budget
   test_a_budget_is_for_each_caller_and_comes_back_with_time
 - account = self._accounts.get(tool)

@@ -127,6 +127,10 @@ _GUARDS: Final = r"""
 == unsolicited bytes end a kept connection: kept.rs
 - !side.readable || (
 + OUT || !side.readable || (
+
+== some are kept for who has come in: accept.rs
+- descriptors::is_among_the_last(client)
++ !OUT && descriptors::is_among_the_last(client)
 """
 """Name and file of each guard; what stands there once, and what stands there instead. `OUT`: whether it is out."""
 
@@ -159,6 +163,8 @@ OF_REFUSALS: Final = "a refusal is for one head", "refusals have a budget", "a r
 """Those whose attacks are in test_known_refusals.py."""
 OF_MEMORY: Final = "what is given back is wiped", "the read buffer is wiped"
 """Those whose attacks are in test_plane_wiped.py."""
+OF_DESCRIPTORS: Final = ("some are kept for who has come in",)
+"""Those whose attacks are in test_plane_descriptors.py."""
 _SWITCH: Final = """
 //! Which guard is out.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

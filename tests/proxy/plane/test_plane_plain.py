@@ -21,7 +21,7 @@ from cloned_proxy.proxy.plane import seen as plane_seen
 from cloned_proxy.telemetry.combined import FinishedDecision
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd
 from tests.proxy.plain.support import client, read_message, reply, request
-from tests.proxy.plane.broken_plane import GUARDS, OF_MEMORY, OF_REFUSALS, broken
+from tests.proxy.plane.broken_plane import GUARDS, OF_DESCRIPTORS, OF_MEMORY, OF_REFUSALS, broken
 from tests.proxy.plane.plane_attacks import ATTACKS, Seen, played
 from tests.proxy.support import HOST, SERVING, World, allow, need_plane, policy, until, upstream, world
 
@@ -309,7 +309,7 @@ async def test_a_plane_without_its_guard_does_not(
 
 
 def test_each_guard_has_its_attack() -> None:
-    assert {attack.guard for attack in ATTACKS.values()} == set(GUARDS) - {*OF_REFUSALS, *OF_MEMORY}
+    assert {attack.guard for attack in ATTACKS.values()} == set(GUARDS) - {*OF_REFUSALS, *OF_MEMORY, *OF_DESCRIPTORS}
 
 
 async def test_a_plain_exchange_that_was_whole_is_one_entry_and_one_that_was_cut_is_two(

@@ -1,0 +1,121 @@
+"""Who has been answered keeps a place of the gate for no longer than the answer takes: a body that never comes, an end
+that is never read, a connection that is never closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.transport.settled import unsent
+from tests.proxy.gate.test_door import _REFUSED, answer, client, connected, swept_until
+from tests.proxy.gate.test_room import slow_client
+from tests.proxy.plain.support import answering, request
+from tests.proxy.support import HOST, SERVING, World, allow, need_plane, until, upstream, world
+
+_UNFINISHED = b"POST http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nContent-Length: 1000\r\n\r\n"
+_LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
+
+
+@pytest.fixture(params=["python", "native"])
+def _either_gate(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.param == "native":
+        need_plane()
+        SERVING.native = True
+    yield
+    SERVING.native = False
+
+
+async def read_on(sock: socket.socket) -> bytes:
+    """All that comes until FIN; a reset would raise."""
+    told = b""
+    async with asyncio.timeout(60):
+        while piece := await asyncio.get_running_loop().sock_recv(sock, 65_536):
+            told += piece
+    return told
+
+
+async def is_answered(stack: ExitStack, w: World) -> None:
+    """Somebody else finds a place."""
+    asking = await client(stack, socket.AF_INET, w.address)
+    await asyncio.get_running_loop().sock_sendall(asking, _REFUSED)
+    answering_other = asyncio.create_task(answer(asking))
+    await swept_until(w, answering_other.done)
+    assert answering_other.result() == b"HTTP/1.1 403"
+
+
+async def test_who_keeps_back_the_body_of_a_refused_request_leaves_for_who_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain_client, "LINGER_SECONDS", 0.0)
+    async with world(max_connections=2, head_timeout=600) as w:
+        w.gate._room.begun_seconds = 0
+        with ExitStack() as stack:
+            held = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            for each in held:
+                await asyncio.get_running_loop().sock_sendall(each, _UNFINISHED)
+                assert await answer(each) == b"HTTP/1.1 403"
+            await is_answered(stack, w)
+
+
+async def test_who_sends_that_body_meanwhile_gets_the_whole_answer_and_a_fin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_client, "LINGER_SECONDS", 600.0)
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=1, head_timeout=600) as w:
+        w.gate._room.begun_seconds = 0
+        with ExitStack() as stack:
+            sending = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(sending, _UNFINISHED)
+            assert await answer(sending) == b"HTTP/1.1 403"
+            asking = asyncio.create_task(is_answered(stack, w))
+            assert (await read_on(sending)).endswith(b"}\n")
+            for _ in range(2):  # a socket that is closed answers the first half with a reset
+                await loop.sock_sendall(sending, b"x" * 500)
+            sending.close()
+            await asking
+
+
+async def test_who_takes_nothing_behind_its_own_fin_leaves_for_who_waits() -> None:
+    async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
+        w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # not all of it is taken by the kernel
+        w.gate._room.stalled.seconds = 0
+        with ExitStack() as stack:
+            for each in [await slow_client(stack, w, server.port) for _ in range(2)]:
+                each.shutdown(socket.SHUT_WR)
+            await until(lambda: len(w.audit.ends) == 2)
+            assert all(unsent(each.transport) for each in w.gate._connections)
+            await is_answered(stack, w)
+
+
+async def test_who_takes_nothing_behind_its_own_fin_has_the_idle_timeout_for_it() -> None:
+    async with (
+        upstream(answering(_LONG)) as server,
+        world(allow(HOST, server.port), max_connections=2, idle_timeout=1) as w,
+    ):
+        w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with ExitStack() as stack:
+            (await slow_client(stack, w, server.port)).shutdown(socket.SHUT_WR)
+            await until(lambda: len(w.audit.ends) == 1)
+            await swept_until(w, lambda: not connected(w))
+
+
+@pytest.mark.usefixtures("_either_gate")
+async def test_who_has_all_of_its_last_answer_and_stays_is_let_go_of() -> None:
+    async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
+        w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with ExitStack() as stack:
+            first = await client(stack, socket.AF_INET, w.address)  # the plane serves what Python has granted before
+            await asyncio.get_running_loop().sock_sendall(first, request(server.port, headers="Connection: close\r\n"))
+            assert (await read_on(first)).endswith(_LONG[-40_000:])
+            first.close()
+            await swept_until(w, lambda: not connected(w))
+            slow = await slow_client(stack, w, server.port)
+            await until(lambda: len(w.audit.ends) == 2)
+            assert (await read_on(slow)).endswith(_LONG[-40_000:])
+            assert connected(w) == 1
+            await swept_until(w, lambda: not connected(w))
