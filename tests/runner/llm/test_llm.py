@@ -229,7 +229,9 @@ def test_another_workspaces_model_is_left_alone_and_named(workspace: Path, stand
     for action in ("down", "up"):
         refused = llm(action, other, LOCALAI_IMAGE=stand_in)
         assert (refused.returncode, f"llm down --workspace {workspace}" in refused.stderr) == (1, True), refused.stderr
-    assert str(workspace) in llm("status", other).stdout
+    status = llm("status", other).stdout
+    assert f"llm down --workspace {workspace}`" in status, status
+    assert "llm up" not in status, "a command that would be refused"
     assert inside()
     shutil.rmtree(workspace / "run")  # what `up` wrote is lost: the container itself says whose it is
     assert llm("down", workspace).returncode == 0

@@ -43,5 +43,5 @@ def ca(
     if as_json:
         put_json({"certificate": certificate, "bundle": str(bundle_path(place.ca_directory)), "hint": hint})
         return
-    say("Only hosts with `methods`, `paths` or `inject` on port 443 are opened with it; trust it for their clients.")
+    say("Only hosts with `methods`, `paths`, `inject` or `registry` are opened with it; trust it for their clients.")
     put(hint)

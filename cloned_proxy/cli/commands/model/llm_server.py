@@ -136,13 +136,18 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
     memory = ", out of memory: raise `llm: {memory: …}` in config.yaml" if shown["out_of_memory"] else ""
     container = "running" if shown["container"] else f"ended{memory}" if ended else "none"
     put(f"container {container}" + (f" ({shown['engine']})" if shown["engine"] else ""))
-    if shown["workspace"] not in (None, str(root)):
+    foreign = shown["workspace"] not in (None, str(root))
+    if foreign:
         put(f"          of the workspace {shown['workspace']}")
     put(f"relay     {'running' if shown['relay'] else 'none'}")
     if shown["healthy"]:
         put(f"health    ok, {BASE}" + (", callers need the key" if shown["key"] else ""))
     elif shown["relay"] and shown["container"]:
         put(f"health    not ready: {shown['said']}; `docker logs {CONTAINER}`")
+    elif foreign:
+        # `llm up` would be refused here while that one exists, running or ended.
+        end = f"`cloned-proxy llm down --workspace {shown['workspace']}`"
+        put(in_this_shell(f"health    no model of this workspace; {end} ends the other one"))
     else:
         first = "`cloned-proxy llm down`, then " if ended else ""
         put(in_this_shell(f"health    no answer; start it with {first}`cloned-proxy llm up`"))
