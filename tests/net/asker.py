@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import select
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import Any
 
 from cloned_proxy.store.approvals.approvals import ApprovalService
 from cloned_proxy.store.workspaces.workspace import Workspace
+from tests.cli.program import eventually
 from tests.net.proxy_process import ProxyProcess
 
 REQUESTS = "http://cloned.internal/v1/egress/requests"
@@ -99,9 +101,12 @@ class Asker:
 
 
 def decide(proxy: ProxyProcess, word: str, approval_id: str, *more: str) -> str:
-    """A person's `approvals approve` or `reject`; what it printed."""
+    """A person's `approvals approve` or `reject`; what it printed. What was approved is in force when this returns."""
+    before = len(proxy.said())
     done = proxy.command("approvals", word, approval_id, *more)
     assert done.returncode == 0, done.stderr
+    if (version := re.search(r"policy version (\w+)", done.stderr)) is not None:
+        eventually(lambda: version[1] in proxy.said()[before:], what="what was approved in force")
     return done.stdout
 
 

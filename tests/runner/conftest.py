@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import secrets
@@ -25,6 +26,7 @@ from cloned_proxy.runner.values.errors import EngineError, GoneError
 from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, workspace_mark
 from tests.cli import forkserver
 from tests.cli.forkserver import PROGRAM, Fork
+from tests.cli.program import eventually
 from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 from tests.runner.kept_images import bring_sandbox_images
@@ -156,19 +158,29 @@ def module_runner(module_serving: Serving) -> Iterator[DockerContainerRunner]:
 
 def leftovers(engine: Engine, workspace: Path) -> list[str]:
     """Tools, directories of runs, and slots whose runner has no place in this workspace any more."""
+    directories = list((workspace / "run").glob("*/scratch/*"))
+    containers = [name for name, _ in _containers(engine, workspace)]
+    # Whose they are is asked afterwards: what waits for the next `exec` is made at any time, and so is its runner.
     owners = {path.name for path in (workspace / "run").glob("*.*.*.*")}
     waiting = _waiting_runs(engine, workspace)
-    names = [str(path) for path in (workspace / "run").glob("*/scratch/*") if path.name not in waiting]
+    names = [str(path) for path in directories if path.name not in waiting and path.exists()]
+    for name, mark in _containers(engine, workspace):
+        if name in containers and not (name.startswith(("cloned_slot_", "cloned_ready_")) and mark in owners):
+            names.append(name)
+    return names
+
+
+def _containers(engine: Engine, workspace: Path) -> list[tuple[str, str]]:
+    """The name of each of this workspace, and the mark of its runner."""
+    found = []
     for container, mark in engine.owners():
         try:
             facts = engine.inspect(container)
         except GoneError:
             continue
-        name = str(facts["Name"]).lstrip("/")
-        ours = facts["Config"]["Labels"].get(WORKSPACE_LABEL) == workspace_mark(workspace)
-        if ours and not (name.startswith(("cloned_slot_", "cloned_ready_")) and mark in owners):
-            names.append(name)
-    return names
+        if facts["Config"]["Labels"].get(WORKSPACE_LABEL) == workspace_mark(workspace):
+            found.append((str(facts["Name"]).lstrip("/"), mark))
+    return found
 
 
 def _waiting_runs(engine: Engine, workspace: Path) -> set[str]:
@@ -189,6 +201,8 @@ def open_slots(workspace: Path) -> int:
 def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
     """The module's runner; a test fails when its runs leave a container, a scratch directory or a listener."""
     yield module_runner
+    with contextlib.suppress(AssertionError):  # what an `exec` has just begun for the next one is not all there yet
+        eventually(lambda: leftovers(engine, module_runner.workspace) == [], 30)
     left = leftovers(engine, module_runner.workspace)
     for name in left:  # said once, and not by every test that comes after
         if name.startswith("/"):

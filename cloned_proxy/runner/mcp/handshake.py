@@ -6,6 +6,7 @@ needs these two calls only, so it speaks them itself: the SDK takes a second to 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -103,7 +104,9 @@ class _Server:
             reader.join(_END_SECONDS)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                stream.close()
+                # What it has not read of a call was still to be written, and it has ended.
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
     def call(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """The result of one call; what the server asks or tells meanwhile is passed over. Raises HandshakeError."""

@@ -107,6 +107,8 @@ def test_who_owns_the_store_opens_nothing(workspace: Workspace, store: RedisServ
     found(workspace, store)
     serving = workspace.serve()
     publish(workspace, "a.example")
+    # Whoever publishes waits for the replicas that are on the roster, and this one may have come later.
+    eventually(lambda: serving.get(origin.url()).status == 403, what="the first policy")
     forged = policy_text(allow=[literal(origin)]).encode()
     put_into(store, forged, 2, SigningKey.generate())
     counted = 'cloned_proxy_fleet_refused_total{reason="signature"} 1.0'
