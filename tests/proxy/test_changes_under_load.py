@@ -49,6 +49,8 @@ class Load:
     ports: dict[str, int]
     fields: dict[str, str]
     """The credential for each host."""
+    by_asking: bool = False
+    """A tunnel that was asked for before the change may go on: it says so in what it sends."""
     word: str = BEFORE
     done: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Exchanges that came to their end: way, host, word."""
@@ -66,14 +68,15 @@ class Load:
 
     async def tunnel(self, host: str) -> None:
         """A tunnel of its own."""
+        asked = self.word
         async with self._tunnel(host) as (reader, writer):
-            await self._echo(reader, writer, "tunnel", host)
+            await self._echo(reader, writer, "tunnel", host, asked if self.by_asking else self.word)
 
     async def opened(self, host: str) -> None:
         """Bytes through one tunnel, until it ends."""
         async with self._tunnel(host) as (reader, writer):
             while True:
-                await self._echo(reader, writer, "opened", host)
+                await self._echo(reader, writer, "opened", host, self.word)
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -101,8 +104,9 @@ class Load:
                 raise ConnectionError
             yield reader, writer
 
-    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, host: str) -> None:
-        word = self.word
+    async def _echo(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, host: str, word: str
+    ) -> None:
         writer.write(f"{word}\n".encode())
         await reader.readuntil(b"\n")
         self.done[way, host, word] += 1
@@ -230,7 +234,7 @@ async def play(change: Change, *, told: bool = True, stops: bool = True) -> tupl
         async with world(current=_policy(*rules.values()), tokens=keys, clock=clock) as w:
             w.resolver.table.update({LOSES: (LOOPBACK,), KEEPS: (LOOPBACK,)})
             w.publish()
-            load = Load(w, {host: server.port for host, server in servers.items()}, fields)
+            load = Load(w, {host: server.port for host, server in servers.items()}, fields, by_asking=change.by_token)
             tasks = [
                 asyncio.create_task(over_and_over(lambda way=way, host=host: getattr(load, way)(host)))  # type: ignore[misc]
                 for way in change.ways
