@@ -298,7 +298,7 @@ class RecordingMetrics(Metrics):
     def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
         self._refresh = refresh
 
-    def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
+    def decided_elsewhere(self, event: DecisionEvent, count: int, newest: str, at: float) -> None:
         pass
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
