@@ -1,9 +1,9 @@
 """A second try on a quiet machine for a few tests that failed beside others: `SECOND_TRY=3 tests/run.sh …`, as CI does.
 
 Among ten thousand tests of real programs, one may meet a machine that is busier than its author thought of. It runs
-once more with the machine to itself, and what passes then is named as unsteady: a fault to be mended, but none that keeps
-everything else from landing. Two things have no second try: more failures than `SECOND_TRY` says, and a test that
-judges by what arrived at a canary, since what got out once can get out again.
+once more with the machine to itself, and what passes then is named as unsteady: a fault to be mended, but none that
+keeps everything else from landing. Two things have no second try: more failures than `SECOND_TRY` says, and a test
+that judges by what arrived at a canary, since what got out once can get out again.
 """
 
 from __future__ import annotations
