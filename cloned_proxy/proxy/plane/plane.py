@@ -158,8 +158,7 @@ class Plane:
 
     def _number_of(self, listener: Listener) -> int | None:
         """None where the plane grants nothing any more."""
-        known = self._listeners.get(listener) if self._running and not self.failed else None
-        return None if known is None else known[0]
+        return self._listeners.get(listener, (None, 0))[0] if self._running and not self.failed else None
 
     def _listener_of(self, number: int) -> tuple[Listener | None, int]:
         return self._by_number.get(number, (None, 0))
