@@ -31,7 +31,7 @@ class LastHeard:
         self._at = self._uptime() - self._shelf.unheard_seconds(now=self._clock(), up=self._uptime())
 
     def now(self) -> None:
-        """It was heard this moment."""
+        """Notes that the source was heard this moment."""
         self._at = self._uptime()
 
     @property

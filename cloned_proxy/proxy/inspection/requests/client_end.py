@@ -43,7 +43,7 @@ class ClientEnd(ABC):
 
     @abstractmethod
     def _break_off(self) -> None:
-        """It was cancelled: what has been sent must not look whole."""
+        """Ends an answer that was cancelled: what has been sent must not look whole."""
 
     @abstractmethod
     async def _let_finish(self) -> None:
