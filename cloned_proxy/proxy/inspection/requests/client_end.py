@@ -30,7 +30,7 @@ class OpenedClient(Protocol):
 
 
 class ClientEnd(ABC):
-    """`Stream` calls these. What raises BrokenBodyError or H2Error says that nobody is there any more."""
+    """The client's end of a `Stream`. BrokenBodyError or H2Error say that nobody is there any more."""
 
     __slots__ = ()
 
