@@ -6,29 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from cloned_proxy.proxy.plain import kept_client
 from cloned_proxy.proxy.transport.settled import unsent
-from tests.proxy.gate.test_door import _REFUSED, answer, client, connected, swept_until
-from tests.proxy.gate.test_room import slow_client
+from tests.proxy.gate.clients import REFUSED, answer, client, connected, slow_client, swept_until
 from tests.proxy.plain.support import answering, request
-from tests.proxy.support import HOST, SERVING, World, allow, need_plane, until, upstream, world
+from tests.proxy.support import HOST, World, allow, either_gate, until, upstream, world
 
 _UNFINISHED = b"POST http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nContent-Length: 1000\r\n\r\n"
 _LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
-
-
-@pytest.fixture(params=["python", "native"])
-def _either_gate(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "native":
-        need_plane()
-        SERVING.native = True
-    yield
-    SERVING.native = False
 
 
 async def read_on(sock: socket.socket) -> bytes:
@@ -43,7 +32,7 @@ async def read_on(sock: socket.socket) -> bytes:
 async def is_answered(stack: ExitStack, w: World) -> None:
     """Somebody else finds a place."""
     asking = await client(stack, socket.AF_INET, w.address)
-    await asyncio.get_running_loop().sock_sendall(asking, _REFUSED)
+    await asyncio.get_running_loop().sock_sendall(asking, REFUSED)
     answering_other = asyncio.create_task(answer(asking))
     await swept_until(w, answering_other.done)
     assert answering_other.result() == b"HTTP/1.1 403"
@@ -104,7 +93,7 @@ async def test_who_takes_nothing_behind_its_own_fin_has_the_idle_timeout_for_it(
             await swept_until(w, lambda: not connected(w))
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 async def test_who_has_all_of_its_last_answer_and_stays_is_let_go_of() -> None:
     async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
         w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
