@@ -15,6 +15,7 @@ from cloned_proxy.cli.show.retries import together
 from cloned_proxy.cli.show.tables import when
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.program_name import in_this_shell
+from cloned_proxy.runner.namespaces.netns import may_enter
 from cloned_proxy.store.approvals.approvals import ApprovalService
 from cloned_proxy.store.audit.audit_log import AuditLog, LogEntry
 from cloned_proxy.store.audit.tally import Tally
@@ -199,7 +200,16 @@ def lines(found: Overview) -> Iterator[str]:
     if found.pending:
         yield _line("requests", f"{found.pending} wait for a person: cloned-proxy approvals list")
     yield _line("sandbox", f"{found.engine or 'no container engine answers'}, {_probe(found.probe)}")
-    yield _line("model", "answers on 127.0.0.1:8080" if found.model else "none; start it: cloned-proxy llm up")
+    yield _line("model", _model_line(found))
+
+
+def _model_line(found: Overview) -> str:
+    if found.model:
+        return "answers on 127.0.0.1:8080"
+    if found.engine is None:
+        return "none; one would run in a container"
+    # Its relay enters the model's slot, so `llm up` refuses everybody else.
+    return "none; start it: cloned-proxy llm up" if may_enter() else "none; root starts it: cloned-proxy llm up"
 
 
 def _line(name: str, text: str) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from cloned_proxy.cli.commands.status import overview
+from cloned_proxy.program_name import in_this_shell
+from cloned_proxy.store.workspaces.workspace import Workspace as Place
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.pseudo_terminal import at_terminal, plain
 
@@ -24,6 +28,23 @@ def test_status_fails_while_nothing_serves(workspace: Workspace) -> None:
     told = workspace.json("status", code=1)
     assert (told["serving"], told["addresses"], told["policy"]["rules"]) == (False, None, 1)
     assert not (workspace.path / "state.db").exists(), "status wrote something"
+
+
+@pytest.mark.parametrize(
+    ("engine", "enters", "said"),
+    [
+        (None, True, "none; one would run in a container"),
+        ("Docker 26", False, "none; root starts it: cloned-proxy llm up"),
+        ("Docker 26", True, "none; start it: cloned-proxy llm up"),
+    ],
+)
+def test_a_model_is_offered_to_whoever_could_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str | None, said: str, *, enters: bool
+) -> None:
+    monkeypatch.setattr(overview, "may_enter", lambda: enters)
+    monkeypatch.setattr(overview, "_engine", lambda: engine)
+    *_, last = overview.lines(overview.look(Place(tmp_path / ".cloned"), None))
+    assert last == in_this_shell(f"model     {said}")
 
 
 def test_status_of_a_broken_policy_says_why(workspace: Workspace) -> None:
