@@ -22,6 +22,10 @@ _ON_BOTH_LOOPS = {
     "test_plain_http_pool.py",
     "test_plain_http_websocket.py",
     "test_gate.py",
+    "test_gate_cuts.py",
+    "test_gate_heads.py",
+    "test_gate_hellos.py",
+    "test_gate_inspected.py",
     "test_relay.py",
     "test_dial.py",
     "test_faults.py",
@@ -45,6 +49,10 @@ def pytest_asyncio_loop_factories(
 _ALL: Final = ("",)
 _THROUGH_THE_PLANE: Final = {
     "gate/test_gate.py": _ALL,
+    "gate/test_gate_cuts.py": _ALL,
+    "gate/test_gate_heads.py": _ALL,
+    "gate/test_gate_hellos.py": _ALL,
+    "gate/test_gate_inspected.py": _ALL,
     "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
     "test_changes_under_load.py": ("test_nothing", "test_control_what"),
