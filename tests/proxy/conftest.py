@@ -17,6 +17,7 @@ _HERE: Final = Path(__file__).parent
 _ON_BOTH_LOOPS = {
     "test_plain_http.py",
     "test_plain_http_bodies.py",
+    "test_plain_http_cuts.py",
     "test_plain_http_faults.py",
     "test_plain_http_flow.py",
     "test_plain_http_pool.py",
@@ -63,9 +64,12 @@ _THROUGH_THE_PLANE: Final = {
     "tunnel/test_idle.py": _ALL,
     "test_slow_log.py": _ALL,
     "enforce/test_slow_record.py": _ALL,
+    "upstream/chained/test_front_tls.py": ("test_",),
     "upstream/chained/test_tunnels.py": ("test_",),
+    "upstream/chained/test_which_way.py": ("test_",),
     "plain/test_plain_http.py": _ALL,
     "plain/test_plain_http_bodies.py": _ALL,
+    "plain/test_plain_http_cuts.py": _ALL,
     "plain/test_plain_http_faults.py": _ALL,
     "plain/test_plain_http_flow.py": _ALL,
     "plain/test_plain_http_pool.py": _ALL,
@@ -121,7 +125,14 @@ def served_by(request: pytest.FixtureRequest) -> Iterator[None]:
     if SERVING.native:
         need_plane()
     yield
-    SERVING.native = False
+    SERVING.native, SERVING.threads, SERVING.queue = False, 1, 10_000
+
+
+@pytest.fixture
+def native(served_by: None) -> None:
+    """Has the native plane serve in the `world` of a test."""
+    need_plane()
+    SERVING.native = True
 
 
 @pytest.fixture(autouse=True)
