@@ -12,15 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.rule import Address
 from cloned_proxy.proxy.plane import verdicts
-from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.plane.questions import Questions
 from cloned_proxy.proxy.plane.verdicts import Verdicts
 from cloned_proxy.telemetry.events import DecisionEvent
+from tests.proxy.plane.looks import DEMO, granted, plane_of
 from tests.proxy.support import (
     SERVING,
     World,
@@ -34,7 +33,6 @@ from tests.proxy.support import (
     world,
 )
 
-_DEMO = Principal("demo@v1")
 _THERE = "127.0.0.1"
 _HANDED_OVER = 2
 """In what `plane_numbers` tells."""
@@ -53,19 +51,9 @@ def _native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     SERVING.native, SERVING.threads = False, 1
 
 
-def _plane(w: World) -> Plane:
-    assert w.plane is not None
-    return w.plane
-
-
-def _granted(w: World) -> int:
-    published = _plane(w)._verdicts
-    return sum(published.counts(each)[0][0] for each in published.known.values())
-
-
 def _asked(w: World) -> int:
     """How often a connection went to Python."""
-    return _plane(w)._told()[_HANDED_OVER]
+    return plane_of(w)._told()[_HANDED_OVER]
 
 
 async def _pass(w: World, port: int, host: str = _THERE) -> None:
@@ -89,7 +77,7 @@ async def test_the_first_tunnel_to_an_address_is_native_and_on_record_like_one_o
         async with world(rule, known=False) as w:
             for number in range(1, 5):
                 await _pass(w, server.port)
-                assert _granted(w) == number
+                assert granted(w) == number
             native, ends = await _events(w), w.audit.ends
             assert _asked(w) == 1
             assert len(w.gate._connections) == 0
@@ -109,14 +97,14 @@ async def test_the_first_tunnel_to_an_address_is_native_and_on_record_like_one_o
 async def test_what_is_asked_for_once_is_forgotten_soon_and_what_comes_again_is_kept() -> None:
     async with upstream() as server, world(allow(_THERE, server.port), known=False) as w:
         await _pass(w, server.port)
-        (once,) = _plane(w)._verdicts.known.values()
+        (once,) = plane_of(w)._verdicts.known.values()
         assert once.expires <= time.monotonic() + _ONCE
         once.expires = 0.0  # as if it were so late
         await w.settled()
         w.gate.sweep()
-        assert list(_plane(w)._verdicts.known) == []
+        assert list(plane_of(w)._verdicts.known) == []
         await _pass(w, server.port)
-        (again,) = _plane(w)._verdicts.known.values()
+        (again,) = plane_of(w)._verdicts.known.values()
         assert again.expires > time.monotonic() + _ONCE
         assert _asked(w) == 2
 
@@ -125,7 +113,7 @@ async def test_what_is_asked_for_once_is_forgotten_soon_and_what_comes_again_is_
 async def test_limits_hold_and_who_is_over_one_is_told_by_python(limits: Limits) -> None:
     async with upstream() as server:
         current = policy(allow(_THERE, server.port), limits=limits)
-        async with world(current=current, principal=_DEMO, known=False) as w:
+        async with world(current=current, principal=DEMO, known=False) as w:
             first = hello(None)
             reader, writer = await w.tunnel(server.port, _THERE, first)
             await reader.readexactly(len(first))
@@ -143,7 +131,7 @@ async def test_python_is_asked_once_about_a_connection(monkeypatch: pytest.Monke
     async with upstream() as server, world(allow(_THERE, server.port), known=False) as w:
         monkeypatch.setattr(Verdicts, "answer", lambda *_: True)
         await _pass(w, server.port)
-        assert (_granted(w), _asked(w)) == (0, 2)
+        assert (granted(w), _asked(w)) == (0, 2)
         assert [event.verdict for event in await _events(w)] == ["allow"]
 
 
@@ -154,7 +142,7 @@ async def test_a_question_that_fails_is_answered_by_the_gate(monkeypatch: pytest
     async with upstream() as server, world(allow(_THERE, server.port), known=False) as w:
         monkeypatch.setattr(Verdicts, "answer", fail)
         await _pass(w, server.port)
-        assert _granted(w) == 0
+        assert granted(w) == 0
         await w.settled()
 
 
@@ -162,7 +150,7 @@ async def test_a_head_that_the_gate_refuses_is_read_once_and_refused_there() -> 
     async with world(known=False) as w:
         reply = await w.ask(connect_head(443, "127.0.0.9"))
         assert reply.status == 403
-        assert (_granted(w), _asked(w)) == (0, 1)
+        assert (granted(w), _asked(w)) == (0, 1)
         (event,) = await _events(w)
         assert (event.verdict, event.host) == ("deny", "127.0.0.9")
 
