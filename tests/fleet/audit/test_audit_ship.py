@@ -177,7 +177,7 @@ async def test_entries_of_several_replicas_are_merged_by_time(store: RedisServer
     two.record(1005)
     assert await two.shipper.ship()
     assert [(each.replica, each.seq) for each in await log.read()] == [("r2", 3)]
-    assert log.findings == []
+    assert log.findings.lines() == []
     for each in (one, two):
         await each.link.close()
 
