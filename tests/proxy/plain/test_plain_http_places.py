@@ -7,16 +7,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
+from cloned_proxy.policy.callers.caller import CallerSource, Principal
+from cloned_proxy.proxy.own.requests_api import RequestsApi
 from cloned_proxy.proxy.plain import kept_client
 from cloned_proxy.proxy.transport.settled import unsent
 from tests.proxy.gate.clients import REFUSED, answer, client, connected, slow_client, swept_until
-from tests.proxy.plain.support import answering, request
+from tests.proxy.plain.support import answering, read_message, request
 from tests.proxy.support import HOST, World, allow, either_gate, until, upstream, world
+from tests.proxy.tunnel.test_ended_early import OwnApi
 
 _UNFINISHED = b"POST http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nContent-Length: 1000\r\n\r\n"
+_API = cast(RequestsApi, OwnApi())
+_TO_THE_PROXY = b"POST http://cloned.internal/whole HTTP/1.1\r\nHost: cloned.internal\r\nContent-Length: 420\r\n\r\n"
 _LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
 
 
@@ -50,6 +56,36 @@ async def test_who_keeps_back_the_body_of_a_refused_request_leaves_for_who_waits
                 await asyncio.get_running_loop().sock_sendall(each, _UNFINISHED)
                 assert await answer(each) == b"HTTP/1.1 403"
             await is_answered(stack, w)
+
+
+@either_gate
+@pytest.mark.parametrize("sent", [b"", b"x"], ids=["nothing of it", "a byte of it"])
+async def test_who_keeps_back_the_body_of_a_request_to_the_proxy_itself_leaves_for_who_waits(sent: bytes) -> None:
+    loop, tool = asyncio.get_running_loop(), Principal("demo@v1", "run", CallerSource.LISTENER)
+    async with world(max_connections=2, head_timeout=600, principal=tool, requests=_API) as w:
+        with ExitStack() as stack:
+            held = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            for each in held:
+                await loop.sock_sendall(each, _TO_THE_PROXY + sent)
+            await until(lambda: sum(each.begun for each in w.gate._connections) == 2)
+            for _ in range(3):
+                w.gate.sweep()
+            assert connected(w) == 2  # nobody waits
+            w.gate._room.begun_seconds = 0
+            await is_answered(stack, w)
+
+
+async def test_who_sends_that_body_is_answered_and_has_its_time_for_the_next_request() -> None:
+    tool = Principal("demo@v1", "run", CallerSource.LISTENER)
+    async with world(max_connections=2, head_timeout=600, principal=tool, requests=_API) as w:
+        reader, writer = await w.connect()
+        for _ in range(2):
+            writer.write(_TO_THE_PROXY + b"x" * 419)
+            await until(lambda: [each.begun for each in w.gate._connections] == [True])
+            writer.write(b"x")
+            assert (await read_message(reader)).status == 400
+            assert [(each.begun, each.quiet) for each in w.gate._connections] == [(False, True)]
+        writer.close()
 
 
 async def test_who_sends_that_body_meanwhile_gets_the_whole_answer_and_a_fin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_status_tells_addresses_policy_and_denials(workspace: Workspace) -> None
 
 
 @pytest.mark.parametrize("plane", ["auto", "off"])
-def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane: str) -> None:
+def test_status_and_doctor_say_that_clients_wait_and_what_for(workspace: Workspace, plane: str) -> None:
     workspace.write_policy(policy_text())
     settings = workspace.path / "config.yaml"
     settings.write_text("proxy: {max_connections: 1, head_timeout: 600.0}\n")
@@ -89,6 +90,7 @@ def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane:
     serving = workspace.serve("--plane", plane)
     told = workspace.json("status")
     assert told["waiting"] == []
+    assert doctor_on_waiting(workspace) == ["ok"]
     with contextlib.ExitStack() as stack:
         # More than room is made for between two looks: somebody waits all the time.
         for _ in range(50):
@@ -96,6 +98,12 @@ def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane:
         eventually(lambda: workspace.json("status")["waiting"] == ["max_connections"], what="that clients wait")
     shown = workspace.run("status", env=NO_ENGINE).stdout
     assert re.search(r"^waiting +within the last minute clients have waited for a place \(", shown, re.MULTILINE)
+    assert doctor_on_waiting(workspace) == ["warn"]
+
+
+def doctor_on_waiting(workspace: Workspace) -> list[str]:
+    done = workspace.run("doctor", "--json", env=NO_ENGINE)
+    return [check["status"] for check in json.loads(done.stdout)["checks"] if check["name"] == "waiting"]
 
 
 def test_the_program_alone_says_what_to_do_next(workspace: Workspace) -> None:
