@@ -22,7 +22,7 @@ class _Found:
 
 
 class Findings:
-    """What one reading found. Logs with a receipt of a key that was named come first, and whole: nobody else has them."""
+    """What one reading found. Logs with a receipt of a named key come first, all of them: nobody else has any."""
 
     def __init__(self) -> None:
         self._proven: dict[str, _Found] = {}
