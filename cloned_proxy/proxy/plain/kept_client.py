@@ -26,7 +26,7 @@ class RequestPhase(enum.Enum):
 
 
 class KeptClient:
-    """The `Owner` of its client, but for `cut`, which ends a request that is under way."""
+    """Owns a client that may ask again (`Owner`), but for `cut`, which ends a request that is under way."""
 
     __slots__ = ("_connection", "_head_began", "_phase", "deadline", "eof", "intake", "listener", "services",
                  "transport")  # fmt: skip

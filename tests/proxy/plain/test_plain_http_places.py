@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import cast
 
@@ -16,25 +15,15 @@ from cloned_proxy.policy.callers.caller import CallerSource, Principal
 from cloned_proxy.proxy.own.requests_api import RequestsApi
 from cloned_proxy.proxy.plain import kept_client
 from cloned_proxy.proxy.transport.settled import unsent
-from tests.proxy.gate.test_door import _REFUSED, answer, client, connected, swept_until
-from tests.proxy.gate.test_room import slow_client
+from tests.proxy.gate.clients import REFUSED, answer, client, connected, slow_client, swept_until
 from tests.proxy.plain.support import answering, read_message, request
-from tests.proxy.support import HOST, SERVING, World, allow, need_plane, until, upstream, world
+from tests.proxy.support import HOST, World, allow, either_gate, until, upstream, world
 from tests.proxy.tunnel.test_ended_early import OwnApi
 
 _UNFINISHED = b"POST http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nContent-Length: 1000\r\n\r\n"
 _API = cast(RequestsApi, OwnApi())
 _TO_THE_PROXY = b"POST http://cloned.internal/whole HTTP/1.1\r\nHost: cloned.internal\r\nContent-Length: 420\r\n\r\n"
 _LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
-
-
-@pytest.fixture(params=["python", "native"])
-def _either_gate(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "native":
-        need_plane()
-        SERVING.native = True
-    yield
-    SERVING.native = False
 
 
 async def read_on(sock: socket.socket) -> bytes:
@@ -49,7 +38,7 @@ async def read_on(sock: socket.socket) -> bytes:
 async def is_answered(stack: ExitStack, w: World) -> None:
     """Somebody else finds a place."""
     asking = await client(stack, socket.AF_INET, w.address)
-    await asyncio.get_running_loop().sock_sendall(asking, _REFUSED)
+    await asyncio.get_running_loop().sock_sendall(asking, REFUSED)
     answering_other = asyncio.create_task(answer(asking))
     await swept_until(w, answering_other.done)
     assert answering_other.result() == b"HTTP/1.1 403"
@@ -69,7 +58,7 @@ async def test_who_keeps_back_the_body_of_a_refused_request_leaves_for_who_waits
             await is_answered(stack, w)
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 @pytest.mark.parametrize("sent", [b"", b"x"], ids=["nothing of it", "a byte of it"])
 async def test_who_keeps_back_the_body_of_a_request_to_the_proxy_itself_leaves_for_who_waits(sent: bytes) -> None:
     loop, tool = asyncio.get_running_loop(), Principal("demo@v1", "run", CallerSource.LISTENER)
@@ -140,7 +129,7 @@ async def test_who_takes_nothing_behind_its_own_fin_has_the_idle_timeout_for_it(
             await swept_until(w, lambda: not connected(w))
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 async def test_who_has_all_of_its_last_answer_and_stays_is_let_go_of() -> None:
     async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
         w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -38,7 +38,7 @@ class UpstreamProblemError(Exception):
 
 
 class UpstreamSlowError(UpstreamProblemError):
-    """It takes connections, and has not said in time what it makes of a question about no name: some look that up."""
+    """The proxy takes connections, but did not answer in time about a reserved name: some look that up first."""
 
 
 def upstream_check(workspace: Workspace) -> Check:

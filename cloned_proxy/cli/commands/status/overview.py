@@ -201,7 +201,7 @@ def _model_line(found: Overview) -> str:
         return "answers on 127.0.0.1:8080"
     if found.engine is None:
         return "none; one would run in a container"
-    # Its relay enters the model's slot, so `llm up` refuses everybody else.
+    # The model's relay enters its slot, so `llm up` refuses everybody else.
     return "none; start it: cloned-proxy llm up" if may_enter() else "none; root starts it: cloned-proxy llm up"
 
 

@@ -33,7 +33,7 @@ class Tool:
 
     @property
     def agent(self) -> Agent | None:
-        """Of an agent: the worker's image lacks its program, and it wants a terminal and the project."""
+        """The agent that the command starts: it wants an image with its program, a terminal and the project."""
         return agent_of(self.command)
 
 
