@@ -125,7 +125,7 @@ def test_what_ends_while_it_serves_ends_at_once_whatever_the_clock_says(
         need_plane()
     scene, began = start(fresh_world, tmp_path, plane), time.monotonic()
     proxy, clock = scene.proxy, scene.clock
-    with marked_load(proxy, *targets(scene), clients=1, ways=_OPENED) as load:
+    with marked_load(proxy, *targets(scene), clients=1, ways=_OPENED, pause=0.05) as load:
         check_goes_on(load, "first", KEEPS, BY_RULE, BY_LEASE, BY_TOKEN, BY_KEY)
         clock.set(-_DAY)
         check_goes_on(load, "back", KEEPS, BY_RULE, BY_LEASE, BY_TOKEN, BY_KEY)
