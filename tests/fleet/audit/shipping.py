@@ -74,7 +74,7 @@ async def read(replica: Replica, *trust: str, since: float | None = None) -> tup
     """(replica, number) of each entry in the store in their order, and what is said of them."""
     log = FleetLog(replica.link, NAMES, trust)
     entries = await log.read(since)
-    return [(each.replica, each.seq) for each in entries], log.findings
+    return [(each.replica, each.seq) for each in entries], log.findings.lines()
 
 
 def entries_of(store: RedisServer, log: str) -> list[tuple[int, str, str]]:

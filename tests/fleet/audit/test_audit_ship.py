@@ -273,7 +273,7 @@ async def test_entries_of_several_replicas_are_merged_by_time(store: RedisServer
     two.record(1005)
     assert await two.shipper.ship()
     assert [(each.replica, each.seq) for each in await log.read()] == [("r2", 3)]
-    assert log.findings == []
+    assert log.findings.lines() == []
     for each in (one, two):
         await each.link.close()
 
@@ -348,11 +348,12 @@ async def test_a_receipt_that_comes_later_is_looked_at_as_well(replica: Replica,
     rewrite(store, {5: EVIL}, anew=True)
     log = FleetLog(replica.link, NAMES)
     assert len(await log.read()) == 5
-    assert log.findings == []
+    assert log.findings.lines() == []
     assert replica.notary.sign() is not None
     assert await replica.shipper.ship()
     assert await log.read() == []
-    assert log.findings == [f"{who}the receipt given at entry 5 is for other entries: the store has changed them"]
+    said = f"{who}the receipt given at entry 5 is for other entries: the store has changed them"
+    assert log.findings.lines() == [said]
 
 
 async def test_a_log_that_has_expired_leaves_the_list(replica: Replica, store: RedisServer) -> None:
