@@ -22,6 +22,7 @@ _ON_BOTH_LOOPS = {
     "test_plain_http_pool.py",
     "test_plain_http_websocket.py",
     "test_gate.py",
+    "test_gone_peers.py",
     "test_late_upstreams.py",
     "test_relay.py",
     "test_dial.py",
