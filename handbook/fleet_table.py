@@ -19,6 +19,7 @@ _FULL: Final = f"{_FLEET}/approvals/test_full_of_requests.py"
 _LINK: Final = f"{_FLEET}/link/test_link.py"
 _PARTS: Final = f"{_FLEET}/link/test_store_faults.py"
 _SHIP: Final = f"{_FLEET}/audit/test_audit_ship.py"
+_CHANGED: Final = f"{_FLEET}/audit/test_audit_changed.py"
 _BUNDLE: Final = f"{_FLEET}/audit/test_audit_bundle.py"
 _TOKENS: Final = f"{_FLEET}/tokens/test_tool_tokens.py"
 _PORCH: Final = "tests/proxy/gate/test_porch.py"
@@ -98,8 +99,8 @@ ATTACKS: Final = (
     Claim(
         "a store that lies about the log",
         (
-            f"{_SHIP}::test_an_entry_that_was_changed_there",
-            f"{_SHIP}::test_a_log_that_was_made_up_shows_to_whoever_knows_the_key",
+            f"{_CHANGED}::test_an_entry_that_was_changed_there",
+            f"{_CHANGED}::test_a_log_that_was_made_up_shows_to_whoever_knows_the_key",
         ),
         (f"{_SHIP}::test_without_the_fence_an_entry_is_missing_after_the_store_has_lost_some",),
     ),

@@ -88,3 +88,10 @@ def rows(store: RedisServer) -> list[tuple[int, str, str]]:
     with store.client() as client:
         (log,) = [key.split(b":")[-1] for key in client.keys("*:audit:*") if not key.endswith((b":logs", b":receipts"))]
         return entries_of(store, log.decode())
+
+
+def stream(store: RedisServer) -> str:
+    """The key of the one log in the store."""
+    with store.client() as client:
+        (name,) = client.hkeys(NAMES.audit_logs)
+        return NAMES.audit(name.decode())
