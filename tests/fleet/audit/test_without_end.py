@@ -98,9 +98,8 @@ async def test_receipts_count_among_what_is_read(
         return true
 
     liar.lie = lie
-    _, findings = await read(replica)
+    await read(replica)
     assert len(asked) == 2
-    assert any("GiB: what is older was not read" in each for each in findings)
 
 
 async def test_pages_that_go_backwards_without_end_are_read_up_to_a_bound(
