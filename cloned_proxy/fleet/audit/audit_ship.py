@@ -35,7 +35,7 @@ _LOOKED_AT: Final = 8
 """Logs, each time: by and by all that have expired are taken out of the list."""
 _MOST_DIGITS: Final = 20
 _CALL_BYTES: Final = 4 * GROUP_BYTES
-"""Of groups that are sent in one call: one of four groups costs little more than one of a tenth of that."""
+"""Most of all groups in one call: a call of four groups costs little more than one of a tenth of that."""
 _QUICK_SECONDS: Final = CALL_SECONDS / 8
 """After a call that took no longer the next one may be twice as large, and stays well within its time."""
 _RENAMED_SECONDS: Final = 3600.0
@@ -78,7 +78,7 @@ class AuditShipper:
         self._renamed_at = float("-inf")
         self._failing = False
         self._call_bytes = GROUP_BYTES
-        """Of the groups that are sent next, as the store was quick before; the first group goes in any case."""
+        """Most of the groups that are sent next, as the store was quick before; the first group goes in any case."""
 
     async def work(self) -> None:
         """Until it is cancelled."""
