@@ -28,7 +28,7 @@ class Source:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  conditions of every kind
             await asyncio.sleep(0.005)
 

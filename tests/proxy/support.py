@@ -496,7 +496,7 @@ class World:
                     await asyncio.sleep(0)
             else:
                 writer.write(data)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return Reply.read(await reader.read())
         finally:
             writer.transport.abort()
@@ -512,8 +512,8 @@ def resident_bytes(pid: int | None = None) -> int:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that has no event of its own; fails after half a minute."""
-    async with asyncio.timeout(30):
+    """Waits for something that has no event of its own; fails after a minute."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  see above
             await asyncio.sleep(0.005)
 

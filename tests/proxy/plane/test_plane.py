@@ -34,6 +34,7 @@ from cloned_proxy.proxy.wire.head import parse_head
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
+from tests.free_port import free_port
 from tests.proxy.support import (
     HOST,
     KEY,
@@ -243,8 +244,7 @@ async def test_what_needs_another_look_each_time_is_never_published(more: dict[s
 
 
 async def test_an_upstream_that_refuses_is_a_502_by_python() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with world(allow(HOST, port)) as w:
         reply = await w.ask(connect_head(port))
         assert (reply.status, reply.json["phase"]) == (502, "connect")

@@ -85,7 +85,7 @@ def test_a_signal_ends_the_tool_and_leaves_nothing(workspace: Path, number: sign
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        assert process.wait(15) == code
+        assert process.wait(60) == code
 
 
 @docker

@@ -16,7 +16,7 @@ EVENT = DecisionEvent(
 )  # fmt: skip
 
 
-def wait(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -65,7 +65,7 @@ def test_a_name_leads_nowhere_else(workspace: Workspace, name: str) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  a thread sets it
             await asyncio.sleep(0.005)
 

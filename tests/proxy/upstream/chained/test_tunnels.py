@@ -21,6 +21,7 @@ from cloned_proxy.proxy.upstream.chained import front as module
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
 from cloned_proxy.store.settings.upstream_tls import verifying_context
+from tests.free_port import free_port
 from tests.proxy.support import HOST, LOOPBACK, World, allow, connect_head, hello, until, upstream, world
 from tests.proxy.upstream.chained.fronts import BASIC, OPEN, TARGET, Front, front, vault
 
@@ -218,8 +219,7 @@ async def test_a_front_that_keeps_silent_is_504() -> None:
 
 async def test_while_the_front_is_down_nothing_goes_directly() -> None:
     """The name resolves to a server that could be reached; only what `no_proxy` names is."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        settings = Front([], _close_soon, closed.getsockname()[1]).settings()
+    settings = Front([], _close_soon, free_port()).settings()
     async with upstream() as server:
         beside = ipaddress.ip_address("127.0.0.1")
         rules = allow(HOST, server.port)
