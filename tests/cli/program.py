@@ -122,9 +122,9 @@ class Serving:
             connection.close()
 
     def metrics(self) -> str:
-        """ "" when nobody answers at once."""
+        """ "" when nobody answers."""
         try:
-            return self.page("/metrics", timeout=5).body
+            return self.page("/metrics", timeout=30).body
         except (OSError, http.client.HTTPException):
             return ""
 

@@ -38,13 +38,15 @@ async def mitmdump(tmp_path: Path) -> AsyncIterator[tuple[int, Upstream]]:
         str(share_path("addons", "egress.py")),
         env={**os.environ, "CLONED_POLICY": str(policy)},
     )
-    for _ in range(300):
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.transport.abort()
-            break
-        except OSError:
-            await asyncio.sleep(0.05)
+    async with asyncio.timeout(90):
+        while True:
+            assert process.returncode is None
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.transport.abort()
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
     yield port, upstream
     process.terminate()
     await process.wait()
@@ -54,7 +56,7 @@ async def mitmdump(tmp_path: Path) -> AsyncIterator[tuple[int, Upstream]]:
 async def ask(port: int, url: str, host: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nX-Cloned-Tool: x\r\nConnection: close\r\n\r\n"
-    return await exchange(reader, writer, head.encode(), seconds=5)
+    return await exchange(reader, writer, head.encode())
 
 
 async def test_the_script_gives_the_same_decisions(mitmdump: tuple[int, Upstream]) -> None:
