@@ -103,10 +103,7 @@ def installed(directory: Path, *packages: str) -> Path:
     command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
     with tempfile.TemporaryDirectory(prefix="node_modules.", dir=directory) as made:
         shutil.copy(directory / "package.json", made)
-        try:
-            done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False, timeout=300)
-        except subprocess.TimeoutExpired:
-            unavailable("MISSING CLIENT: npm does not come to an end")
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode:
             unavailable(f"MISSING CLIENT: npm cannot install {', '.join(packages)}: {done.stderr[-300:]}")
         if not all((modules / package).is_dir() for package in packages):  # else somebody else was faster

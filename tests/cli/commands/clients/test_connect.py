@@ -44,6 +44,7 @@ class Peer:
                 self._behave(connection)
 
     def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)  # closed alone it would be accepted from for ever
         self._listening.close()
 
 
