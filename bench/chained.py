@@ -86,7 +86,7 @@ async def _measure(directory: Path) -> dict[str, float]:
     found = {"load_average": round(os.getloadavg()[0], 1), **_figures("squid", alone)}
     for kind in _kinds():
         found |= _figures(kind.title, chained[kind.plane], alone)
-    # Of what `serve` does where the plane is built, which is the last kind.
+    # The ratio is that of what `serve` does where the plane is built, which is the last kind.
     return {"chained_ratio": found[f"{_kinds()[-1].title}_ratio"], **found}
 
 

@@ -22,7 +22,7 @@ class Load:
     """What the clients of one run share: how long they go on, and what they have done."""
 
     address: tuple[str, int]
-    """Of the proxy."""
+    """Address of the proxy."""
     until: float
     """Monotonic seconds."""
     limit: int

@@ -85,7 +85,7 @@ def _call(contender: Ours) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Of either gate the longest of the calls, in milliseconds."""
+    """The longest of the calls by either gate, in milliseconds."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as directory, UpstreamProcess(Path(directory)) as ports:
         for name, kind in (("native", _Native), ("python", _Python)):

@@ -100,7 +100,7 @@ class Again(Ours):
 
 
 class Silent(Replica):
-    """Its log stays at home (`audit_entries: 0`, or OTLP elsewhere)."""
+    """A replica whose log stays at home (`audit_entries: 0`, or OTLP elsewhere)."""
 
     name = "in a fleet, no log shipped"
     audit_entries = 0

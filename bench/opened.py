@@ -182,7 +182,7 @@ async def measure(rounds: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def upstream(directory: Path) -> Iterator[int]:
-    """Its port; its CA is what the proxy trusts."""
+    """Starts the upstream and gives its port; its CA is what the proxy trusts."""
     pem = directory / "ca.pem"
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.opened", "--upstream", str(pem)], stdout=subprocess.PIPE, text=True

@@ -57,7 +57,7 @@ _PARTS: Final = (
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _MOST_SECONDS: Final = 1500.0
-"""Of a whole run: what has not ended by then is given up, and named among the failures."""
+"""Bound for a whole run: what has not ended by then is given up, and named among the failures."""
 _OTHER_FILES: Final = 200
 _COLD: Final = "CONNECT, each to a host that nobody has asked for"
 
@@ -69,13 +69,13 @@ class Plan:
     name: str
     rounds: int
     seconds: float
-    """Of one workload against one contender in one round."""
+    """Length of one workload against one contender in one round."""
     idle_tunnels: int
     many_tunnels: int
     """Open at once in one proxy of ours."""
     reloads: int
     requests: int
-    """Of the long run; 0 leaves it out."""
+    """Requests of the long run; 0 leaves it out."""
 
 
 _FULL: Final = Plan("full", rounds=3, seconds=2.0, idle_tunnels=1_000, many_tunnels=10_000, reloads=2, requests=20_000)

@@ -96,7 +96,7 @@ def without_warm(workspace: Path) -> float:
 
 
 def memory_mb(workspace: Path) -> float:
-    """Of each of many at once, while all their tools run."""
+    """Memory of each of many at once, while all their tools run."""
     with ExitStack() as stack:
         running = []
         for _ in range(TOGETHER):
@@ -116,7 +116,7 @@ def memory_mb(workspace: Path) -> float:
 
 
 def _warm_processes(workspace: Path) -> set[int]:
-    """Of a workspace, that which forks one for each command with it."""
+    """The process of a workspace that forks one for each command, with those that it forked."""
     words = b"cloned_proxy.cli.warm.server\0" + bytes(workspace)
     found = set()
     for place in Path("/proc").glob("[0-9]*/cmdline"):

@@ -234,7 +234,7 @@ FAULTS: Final = (
 
 
 def row(claim: Claim) -> tuple[str, str, str]:
-    """Its cells: links to the files, with the names of the tests."""
+    """The cells of a claim's row: links to the files, with the names of the tests."""
     return claim.what, _links(claim.tests), _links(claim.broken) or "no guard of ours to take out"
 
 

@@ -78,7 +78,7 @@ def _title(distribution: str) -> str:
 
 
 def _is_expression(licence: str) -> bool:
-    """Of SPDX: identifiers have no blanks, but for the words between them."""
+    """Whether a licence is an SPDX expression: identifiers have no blanks, but for the words between them."""
     return re.fullmatch(r"[A-Za-z0-9.+()-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+()-]+)*", licence) is not None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
@@ -15,6 +14,7 @@ from starlette.responses import Response
 
 from cloned_proxy.control.errors import ApiError, FieldProblem
 from cloned_proxy.control.services import ControlServices
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.workspaces.devices import Device
 
 MAX_BODY: Final = 65_536
@@ -106,8 +106,8 @@ async def read_body(request: Request, model: type[Strict] | None) -> Strict | No
     if kind != "application/json":
         raise ApiError(415, "send `Content-Type: application/json`")
     try:
-        json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        read_json(raw)
+    except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}"[:200]) from error
     try:
         return model.model_validate_json(raw, strict=True)
@@ -162,17 +162,6 @@ async def _read(request: Request, limit: int) -> bytes:
     except ClientDisconnect as error:
         raise ApiError(400, "the body ended early") from error
     return bytes(pieces)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a field stands twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _path(parts: Sequence[int | str]) -> str:

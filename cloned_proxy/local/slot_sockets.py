@@ -59,7 +59,7 @@ def check_spare(sock: socket.socket) -> None:
 
 
 def check_inside(sock: socket.socket) -> None:
-    """It belongs to another network namespace than this process: what is bound to it opens nothing on this host."""
+    """A socket of another network namespace than this process's: what is bound to it opens nothing on this host."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as own:
         try:
             same = _namespace(sock) == _namespace(own)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 ANONYMOUS_LABEL: Final = "_anonymous"
-"""No tool."""
+"""The caller is no tool."""
 UNKNOWN_LABEL: Final = "_unknown"
-"""A tool that the policy does not name."""
+"""The caller is a tool that the policy does not name."""
 OTHER_LABEL: Final = "_other"
 """Whatever is not listed by itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 _wanted: Final[list[bool]] = []
-"""Not empty when this process is to set up its logging with the first message."""
+"""One item when this process is to set up its logging with the first message."""
 
 
 class LaterLogger:

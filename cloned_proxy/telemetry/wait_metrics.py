@@ -25,7 +25,7 @@ class WaitReason(enum.StrEnum):
 
 
 class WaitMetrics:
-    """One for each process, on the event loop. A second in which a hundred clients wait for one thing is one second."""
+    """The waiting in one process, on its event loop. A second in which many clients wait for one thing counts once."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         seconds = Counter(
@@ -39,7 +39,7 @@ class WaitMetrics:
         self._waiting: Final = dict.fromkeys(WaitReason, 0)
         """How many doors or calls wait here."""
         self._since: Final = dict.fromkeys(WaitReason, 0.0)
-        """From when on that is not counted yet: monotonic seconds."""
+        """Monotonic seconds until which the waiting is counted."""
         self._at: Final[dict[WaitReason, float]] = {}
         """When somebody has waited last."""
 

@@ -28,7 +28,7 @@ type Verdict = *const std::ffi::c_void;
 #[repr(C)]
 struct Config {
     numbers: [u64; 11],
-    crowd: *const u64,
+    connected: *const u64,
     parties: *const u64,
     parties_width: u64,
     bounds: [*const f64; 3],
@@ -357,11 +357,11 @@ fn main() {
     let front = TcpListener::bind("127.0.0.1:0").expect("a port");
     front.set_nonblocking(true).expect("a socket");
     let proxy = front.local_addr().expect("it is bound");
-    let (crowd, parties, bounds) = (vec![0u64; 2], vec![0u64; PARTIES * 2], [0.001, 0.1]);
+    let (connected, parties, bounds) = (vec![0u64; 2], vec![0u64; PARTIES * 2], [0.001, 0.1]);
     let second = 1_000_000;
     let config = Config {
         numbers: [3, second, second, second, second, 60 * second, 65_536, 200, CLIENTS as u64 - 2, 1_000, 10_000],
-        crowd: crowd.as_ptr(),
+        connected: connected.as_ptr(),
         parties: parties.as_ptr(),
         parties_width: PARTIES as u64,
         bounds: [bounds.as_ptr(); 3],

@@ -1,4 +1,5 @@
-//! Counters in memory that Python has made and shares with the plane: `proxy/grants/cells.py`, `budget.py` and `crowd.py`.
+//! Counters in memory that Python has made and shares with the plane: `proxy/grants/` has `cells.py`, `budget.py` and
+//! `connection_cap.py`.
 //!
 //! A row belongs to one side, which alone writes it; both read all rows. What "look and then take" needs beside that is
 //! `Turn`, which Python takes through the ABI.

@@ -77,7 +77,7 @@ pub struct Dial {
     pub next_at: u64,
     pub deadline: u64,
     pub began: u64,
-    /// Of the last one that failed.
+    /// Error number of the last attempt that failed.
     pub error: i32,
 }
 
@@ -90,9 +90,9 @@ pub struct Exchange {
     pub path: Range<usize>,
     /// Whether the client keeps its connection.
     pub keep_alive: bool,
-    /// It is a HEAD: no body in the response.
+    /// Whether the request is a HEAD: no body in the response.
     pub to_head: bool,
-    /// It may be sent a second time.
+    /// Whether the request may be sent a second time.
     pub repeatable: bool,
     /// What is still to come of its body.
     pub request: Option<Body>,
@@ -108,9 +108,9 @@ pub struct Exchange {
     pub answer: Vec<u8>,
     /// What is still to come of the response, behind its head.
     pub response: Option<Body>,
-    /// Its body goes on in chunks of our own.
+    /// Whether the body of the response goes on in chunks of our own.
     pub rechunk: bool,
-    /// Its connection can carry another request.
+    /// Whether the upstream's connection can carry another request.
     pub clean: bool,
     /// An interim response was passed on.
     pub started: bool,
@@ -148,7 +148,7 @@ pub struct Link {
     pub address: SocketAddr,
     /// Since when it is kept: monotonic microseconds.
     pub idle_since: u64,
-    /// Of whose requests it may carry another: `Plain::pool`.
+    /// The pool whose requests the connection may carry: `Plain::pool`.
     pub pool: u32,
     pub connected: bool,
     pub side: Side,

@@ -28,7 +28,7 @@ pub struct Exchange {
 /// Refused CONNECTs of one verdict, in a row.
 pub struct Refusals {
     pub verdict: Arc<Verdict>,
-    /// Of the first one; those behind it count on from it.
+    /// Id of the first one; those behind it count on from it.
     pub id: [u8; ID],
     pub first: u64,
     pub last: u64,
@@ -36,7 +36,7 @@ pub struct Refusals {
 }
 
 impl Gathered {
-    /// Its entry, and what it counts for.
+    /// Writes the entry, and adds what it counts for.
     pub fn write(&self, text: &mut Vec<u8>, calls: &mut AllCalls) {
         match self {
             Gathered::Exchange(exchange) => {
@@ -55,7 +55,7 @@ impl Gathered {
 }
 
 impl Exchange {
-    /// Its entry: that of the decision, with the end in it where there is one (`telemetry/combined.py`).
+    /// Writes the entry: that of the decision, with the end in it where there is one (`telemetry/combined.py`).
     fn write(&self, text: &mut Vec<u8>) {
         let entry = &self.verdict.entry;
         text.extend_from_slice(&entry[0]);

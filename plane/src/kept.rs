@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// Microseconds for which an unused connection is kept.
 const IDLE: u64 = 15_000_000;
-/// For which a request that may not be sent twice may take one (RFC 9112, section 9.3.1).
+/// Microseconds for which a request that may not be sent twice may take one (RFC 9112, section 9.3.1).
 const JUST_USED: u64 = 500_000;
 const SWEEP: u64 = 1_000_000;
-/// Of each thread.
+/// Unused connections of each thread.
 const MAX_IDLE: usize = 1024;
 const MAX_IDLE_EACH: usize = 64;
 
@@ -115,7 +115,7 @@ impl Worker {
         self.drop_link(link, true);
     }
 
-    /// It is no longer kept, and stays open.
+    /// Takes a connection out of the kept ones; it stays open.
     fn forget_kept(&mut self, link: u32) {
         let pool = self.links[link as usize].pool;
         if let Some(siblings) = self.kept.idle.get_mut(&pool) {

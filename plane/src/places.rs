@@ -89,7 +89,7 @@ impl Worker {
         self.forget_link(place);
     }
 
-    /// Its socket is closed, or somebody else's.
+    /// Frees the place of an upstream whose socket is closed, or somebody else's.
     pub fn forget_link(&mut self, place: u32) {
         let link = &mut self.links[place as usize];
         link.generation = (link.generation + 1) & GENERATIONS;

@@ -9,7 +9,7 @@ use crate::head::{trimmed, TOKEN};
 use std::ops::Range;
 
 pub enum Read {
-    /// It is not complete.
+    /// The head is not complete.
     More,
     Other,
     Head(Response),

@@ -25,7 +25,7 @@ pub struct Settings {
     pub max_head_bytes: usize,
     pub max_head_fields: usize,
     pub max_connections: u64,
-    /// Of one party, while more than one listener is open.
+    /// Most connections of one party, while more than one listener is open.
     pub party_share: u64,
 }
 
@@ -144,9 +144,9 @@ pub struct Handed {
     pub fd: i32,
     pub listener: u32,
     pub client_bytes: Vec<u8>,
-    /// Not for `Stage::Head` and `Stage::Plain`.
+    /// What the connection was granted; nothing in `Stage::Head` and `Stage::Plain`.
     pub granted: Option<Granted>,
-    /// Of a plain request under way.
+    /// The plain request under way, where there is one.
     pub underway: Option<Underway>,
 }
 
@@ -245,9 +245,9 @@ pub struct Shared {
     pub posts: Vec<Post>,
     pub records: Records,
     pub turn: Turn,
-    /// Connections: one column.
-    pub crowd: Cells,
-    /// Connections by party.
+    /// How many are connected: one column.
+    pub connected: Cells,
+    /// How many are connected, by party.
     pub parties: Cells,
     pub contended: AtomicBool,
     /// The log fails: nothing is granted here.
@@ -301,7 +301,7 @@ impl Shared {
         if !self.parties.enter(party, share) {
             return false;
         }
-        if !self.crowd.enter(0, self.settings.max_connections) {
+        if !self.connected.enter(0, self.settings.max_connections) {
             self.parties.leave(party);
             return false;
         }
@@ -310,12 +310,12 @@ impl Shared {
 
     /// As above, for a connection that has a place already: Python gives its own up behind this.
     pub fn readmit(&self, party: usize) {
-        self.crowd.add(0);
+        self.connected.add(0);
         self.parties.add(party);
     }
 
     pub fn leave(&self, party: usize) {
-        self.crowd.leave(0);
+        self.connected.leave(0);
         self.parties.leave(party);
     }
 }

@@ -19,7 +19,7 @@ pub struct Side {
     pub ending: bool,
     /// RST or an error: nothing can be sent to it any more.
     pub hung_up: bool,
-    /// Its FIN was read.
+    /// The FIN of the peer was read.
     pub ended: bool,
     /// A FIN was sent to it.
     pub fin_sent: bool,

@@ -35,7 +35,7 @@ pub struct Verdict {
     pub counts: Counts,
 }
 
-/// Of plain requests.
+/// What a verdict on plain requests has besides.
 pub struct Plain {
     /// What Host says to the server.
     pub host: Vec<u8>,

@@ -26,7 +26,7 @@ struct Span {
     before: u64,
 }
 
-/// Of all threads together: a second in which two of them wait is one second.
+/// The waiting of all threads together: a second in which two of them wait is one second.
 #[derive(Default)]
 pub struct Waits {
     spans: Mutex<[Span; KINDS]>,

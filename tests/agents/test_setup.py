@@ -6,7 +6,9 @@ skipped, in one line each. The sandboxes of the first two need bubblewrap and so
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -48,16 +50,31 @@ def model() -> Iterator[ModelStandIn]:
 
 
 def run(home: Path, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """The agent in the project, in a namespace whose hosts file knows the names that Codex wants to look up."""
+    """The agent in the project, to its end."""
+    with started(home, words, environment) as agent:
+        stdout, stderr = agent.communicate(timeout=100)
+    return subprocess.CompletedProcess(words, agent.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def started(home: Path, words: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The agent in a namespace whose hosts file knows the names that Codex wants to look up; killed at the end."""
     bin_directory = Path(os.environ["AGENT_CLIS"]) / "node_modules" / ".bin"
     hosts = home / "hosts"
     hosts.write_text("127.0.0.1 localhost\n93.184.215.14 plain.denied.example tls.denied.example\n")
     script = f'mount --bind {hosts} /etc/hosts && cd {home}/project && exec "$@"'
     full = {"PATH": f"{bin_directory}:{os.environ['PATH']}", "HOME": str(home), **environment}
-    return subprocess.run(
+    agent = subprocess.Popen(
         [needed("unshare"), "--mount", "sh", "-c", script, "sh", *words],
-        env=full, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=100,
+        env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
+    try:
+        yield agent
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(agent.pid, signal.SIGKILL)  # what it started, too
+        agent.communicate()
 
 
 def asked(workspace: Workspace, *hosts: str) -> None:
@@ -126,6 +143,6 @@ def test_gemini_cli_goes_through_the_proxy(workspace: Workspace, home: Path, mod
     workspace.serve()
     assert workspace.run("setup", "gemini-cli", "--write").returncode == 0
     environment = {"GEMINI_API_KEY": "placeholder", "GEMINI_CLI_TRUST_WORKSPACE": "true"}
-    run(home, ["timeout", "25", "gemini", "-p", "hello"], environment)
-    asked(workspace, "CONNECT generativelanguage.googleapis.com:443")
+    with started(home, ["gemini", "-p", "hello"], environment):  # refused, it tries again for a minute
+        asked(workspace, "CONNECT generativelanguage.googleapis.com:443")
     assert workspace.run("setup", "gemini-cli", "--undo").returncode == 0

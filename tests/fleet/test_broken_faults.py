@@ -23,7 +23,7 @@ from cloned_proxy.fleet.signed_policy.replica import FleetPolicy
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.replica import shares as shares_module
 from cloned_proxy.store.files.errors import StoreError
-from tests.fleet.approvals.test_requests import APPROVER, DECISION, FLEET, TRUST
+from tests.fleet.approvals.desk import APPROVER, DECISION, FLEET, TRUST
 from tests.fleet.conftest import RedisServer
 from tests.fleet.counting import Canary, policy, serving, until
 from tests.fleet.counting import Replica as Counting

@@ -21,7 +21,7 @@ from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.grants.budget import WholeLimits
-from tests.fleet.approvals.test_requests import DECISION, FLEET, TRUST
+from tests.fleet.approvals.desk import DECISION, FLEET, TRUST
 from tests.fleet.conftest import RedisServer
 from tests.fleet.counting import Canary, Replica, policy, serving
 

@@ -16,6 +16,7 @@ from jwt.algorithms import ECAlgorithm
 from cloned_proxy.fleet.tokens import token_form, tool_tokens
 from cloned_proxy.fleet.tokens.issuer import Issuer
 from cloned_proxy.fleet.tokens.jwks import PublicKey, fleet_keys, read_jwks
+from cloned_proxy.policy.terms import strict_json
 from tests.fleet.minting import CI, CLUSTER, ED, REPLICA, TOOL, Verifying, jwk, jwks, public_bytes, trusted
 
 type Gone = Callable[[pytest.MonkeyPatch, Verifying], None]
@@ -108,7 +109,7 @@ def any_extension(patch: pytest.MonkeyPatch, _: Verifying) -> None:
 
 
 def the_last_member_counts(patch: pytest.MonkeyPatch, _: Verifying) -> None:
-    patch.setattr(token_form, "_unique", dict)
+    patch.setattr(strict_json, "each_key_once", dict)
 
 
 def any_size(patch: pytest.MonkeyPatch, _: Verifying) -> None:

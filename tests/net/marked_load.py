@@ -1,8 +1,11 @@
-"""Load of which each request can be told from every other one: `python -m tests.net.marked_load PORT CA HOST`.
+"""Load of which each request can be told from every other one.
 
-Requests go out as plain HTTP, on connections of their own and on kept ones, and through tunnels, each for a path of its
-own, `/WORD-WAY-NUMBER`. Each line of stdin is the word from then on; each line of stdout is `WORD WAY NUMBER STATUS`,
-with status 0 where no answer came.
+`python -m tests.net.marked_load PORT CA CLIENTS WAYS TARGET...`, where a target is `HOST` or `HOST=TOKEN`: so many
+clients of each way ask for each target. WAYS, with commas between them: `plain` on connections of their own and `kept`
+on one after the other, `tunnel` through tunnels of their own, `opened` through one as long as that lasts.
+
+Requests go out for a path of their own, `/WORD-WAY-NUMBER`. Each line of stdin is the word from then on; each line of
+stdout is `WORD WAY NUMBER STATUS HOST`, with status 0 where no answer came.
 """
 
 from __future__ import annotations
@@ -11,31 +14,44 @@ import asyncio
 import itertools
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
 
 type Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-_EACH = 4
-"""Clients of each way."""
 _PAUSE = 0.02
 """Seconds between two requests of a client: the machine has other things to do as well."""
+_GOES_ON: Final = frozenset({"kept", "opened"})
+_TUNNELS: Final = frozenset({"tunnel", "opened"})
+
+
+@dataclass(frozen=True)
+class Target:
+    host: str
+    credential: str
+    """A field of the head, or nothing."""
+
+    @classmethod
+    def of(cls, argument: str) -> Target:
+        host, _, token = argument.partition("=")
+        return cls(host, f"Proxy-Authorization: Bearer {token}\r\n" if token else "")
 
 
 class Load:
-    def __init__(self, port: int, context: ssl.SSLContext, host: str) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self._port = port
         self._context = context
-        self._host = host
         self._numbers = itertools.count(1)
         self._word = "first"
 
-    async def run(self) -> None:
+    async def run(self, clients: int, ways: Sequence[str], targets: Sequence[Target]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read_words())
-            for way in ("plain", "kept", "tunnel"):
-                for _ in range(_EACH):
-                    group.create_task(self._over_and_over(way))
+            for way, target in itertools.product(ways, targets):
+                for _ in range(clients):
+                    group.create_task(self._over_and_over(way, target))
 
     async def _read_words(self) -> None:
         reader = asyncio.StreamReader()
@@ -44,10 +60,12 @@ class Load:
             self._word = line.decode().strip()
         raise SystemExit  # whoever wanted the load is gone
 
-    async def _over_and_over(self, way: str) -> None:
+    async def _over_and_over(self, way: str, target: Target) -> None:
         while True:
             async with self._connected() as streams:
-                while await self._ask(*streams, way):  # noqa: ASYNC110  nothing is waited for
+                fresh = True
+                while await self._ask(*streams, way, target, fresh=fresh):
+                    fresh = False
                     await asyncio.sleep(_PAUSE)
             await asyncio.sleep(_PAUSE)
 
@@ -59,27 +77,37 @@ class Load:
         finally:
             writer.transport.abort()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> bool:
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, target: Target, *, fresh: bool
+    ) -> bool:
         """One request, told when it is over; whether another one may follow on this connection."""
         name = f"{self._word} {way} {next(self._numbers)}"
         status = 0
         with suppress(OSError, asyncio.IncompleteReadError):
-            status = await self._status(reader, writer, way, name.replace(" ", "-"))
-        sys.stdout.write(f"{name} {status}\n")
+            refused = await self._open_tunnel(reader, writer, target) if fresh and way in _TUNNELS else 0
+            status = refused or await _status(reader, writer, way, target, name.replace(" ", "-"))
+        sys.stdout.write(f"{name} {status} {target.host}\n")
         sys.stdout.flush()
-        return way == "kept" and status == 200
+        return way in _GOES_ON and status == 200
 
-    async def _status(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, path: str) -> int:
-        target = f"http://{self._host}/{path}"
-        if way == "tunnel":
-            writer.write(f"CONNECT {self._host}:443 HTTP/1.1\r\nHost: {self._host}:443\r\n\r\n".encode())
-            if (status := await _answer(reader)) != 200:
-                return status
-            await writer.start_tls(self._context, server_hostname=self._host)
-            target = f"/{path}"
-        ends = "" if way == "kept" else "Connection: close\r\n"
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\n{ends}\r\n".encode())
-        return await _answer(reader)
+    async def _open_tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target) -> int:
+        """The status of a refusal; 0 when the tunnel is open."""
+        host = target.host
+        writer.write(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n{target.credential}\r\n".encode())
+        if (status := await _answer(reader)) != 200:
+            return status
+        await writer.start_tls(self._context, server_hostname=host)
+        return 0
+
+
+async def _status(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, target: Target, path: str
+) -> int:
+    url = f"/{path}" if way in _TUNNELS else f"http://{target.host}/{path}"
+    credential = "" if way in _TUNNELS else target.credential
+    ends = "" if way in _GOES_ON else "Connection: close\r\n"
+    writer.write(f"GET {url} HTTP/1.1\r\nHost: {target.host}\r\n{credential}{ends}\r\n".encode())
+    return await _answer(reader)
 
 
 async def _answer(reader: asyncio.StreamReader) -> int:
@@ -91,4 +119,6 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(Load(int(sys.argv[1]), ssl.create_default_context(cafile=sys.argv[2]), sys.argv[3]).run())
+    port, ca, clients, ways, *targets = sys.argv[1:]
+    load = Load(int(port), ssl.create_default_context(cafile=ca))
+    asyncio.run(load.run(int(clients), ways.split(","), [Target.of(each) for each in targets]))

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -89,6 +89,10 @@ def need_plane() -> None:
     if library.find() is None:
         assert not os.environ.get("CI"), "the native plane is not built: make plane"
         pytest.skip("the native plane is not built: make plane")
+
+
+either_gate: Final = pytest.mark.parametrize("served_by", ["python", "native"], indirect=True)
+"""Asks the same of the gate of Python and of the native plane (`served_by` in conftest.py)."""
 
 
 KEY = b"k" * 32

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.runner.images.tool_packages import ToolImage
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
@@ -16,6 +18,11 @@ class Agent:
     """In the npm registry, in the version that was tried: NAME@VERSION."""
     scripts: bool = False
     """Whether the package is a whole program only when its install script has run."""
+
+    @property
+    def image(self) -> str:
+        """What `build_words` makes is called so."""
+        return ToolImage(npm=(self.package,), scripts=self.scripts).name
 
     def build_words(self, tool: str) -> list[str]:
         """The command that makes an image with it for the tool."""

@@ -42,6 +42,17 @@ class EditOptions:
         """Raises CommandError where the edit would change nothing for the proxy that runs."""
         return EditService(place, policy_to_edit(place, self.policy_file))
 
+    def add(self, service: EditService, additions: Sequence[Addition], summary: str) -> EditResult:
+        """Adds or renews entries as the options say. Raises PolicyError or StoreError."""
+        return service.add(
+            additions,
+            actor=actor(),
+            why=self.why,
+            summary=summary,
+            dry_run=self.dry_run,
+            update_tests=self.update_tests,
+        )
+
 
 def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, options: EditOptions) -> Workspace:
     """Adds or renews entries of one list and records it. Raises CommandError, PolicyError or StoreError."""
@@ -53,14 +64,7 @@ def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, o
 def apply_additions(additions: Sequence[Addition], summary: str, options: EditOptions) -> Workspace:
     """Several lists in one edit, or none; the workspace whose policy it was. Raises as `add_entries`."""
     place = workspace_to_write(options.workspace)
-    result = options.service(place).add(
-        additions,
-        actor=actor(),
-        why=options.why,
-        summary=summary,
-        dry_run=options.dry_run,
-        update_tests=options.update_tests,
-    )
+    result = options.add(options.service(place), additions, summary)
     tell(result, summary, dry_run=options.dry_run)
     say_if_unserved(place)
     return place

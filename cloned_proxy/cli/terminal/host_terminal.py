@@ -79,7 +79,7 @@ class HostTerminal:
     def show(self, _kind: OutputStream, piece: bytes) -> None:
         """Takes output of the tool. Raises OSError when nobody is there to see it."""
         self._modes.see(piece)
-        # Not through sys.stdout: what its buffer could not write it would try to write again at the program's exit.
+        # sys.stdout is passed by: what its buffer could not write it would try to write again at the program's exit.
         left = memoryview(piece)
         while left:
             left = left[os.write(_STDOUT, left) :]

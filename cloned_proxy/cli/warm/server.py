@@ -190,7 +190,7 @@ class WarmServer:
             self._forget(child)
 
     def _forget(self, child: _Child) -> None:
-        """It has ended, or ends."""
+        """Takes a process off the list that has ended, or ends."""
         if child.waits and not child.ready:
             if len(self._hopeless) >= _MOST_HOPELESS:
                 self._hopeless.clear()
@@ -217,7 +217,7 @@ class WarmServer:
                 self._let_go(child)
 
     def _let_go(self, child: _Child) -> None:
-        """It removes its container when it reads the end of `control`."""
+        """Lets a process end: it removes its container when it reads the end of `control`."""
         child.ready = True  # whatever it was at, that it ends says nothing about its kind
         self._forget(child)
 

@@ -35,7 +35,7 @@ class DecisionsQuery(Query):
 
 class DecisionAnswer(Strict):
     seq: int
-    """Its place in the log."""
+    """Number of the entry in the log."""
     id: str
     at: float
     kind: str

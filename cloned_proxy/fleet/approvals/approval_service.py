@@ -30,7 +30,7 @@ type Verdict = Literal["approved", "rejected"]
 _MATTERS_SECONDS: Final = 86_400.0
 """For how long the store knows of a no: replicas that were away hear it when they are back."""
 DEFAULT_SECONDS: Final = 86_400.0
-"""Of an approval for which nobody said how long. What is to stay is published."""
+"""How long an approval is in force for which nobody said it. What is to stay is published."""
 
 
 def approvals_of(workspace: Workspace, policy_file: Path | None = None, **options: Any) -> ApprovalService:

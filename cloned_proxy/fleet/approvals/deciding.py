@@ -63,52 +63,70 @@ async def _decide(
     workspace: Workspace, settings: FleetSettings, wanted: Wanted, key: SigningKey
 ) -> tuple[FleetDecision, bool]:
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
-    names, request = RequestNames(settings.name), wanted.approval.id
     async with Link(settings, base=workspace.root, secrets=vault) as link:
-        seconds, microseconds = await link.run(lambda redis: redis.time())
-        now = seconds + microseconds / 1e6
-        apart = abs(now - time.time())
-        if apart > SKEW_SECONDS:
-            # Signed by a time far ahead, an approval could be offered again for as long.
-            raise FleetError(
-                f"the clock of the store and the one here differ by {apart / 3600:.1f} hours, so nothing "
-                "is decided; set them by NTP"
-            )
-        decision = FleetDecision(
-            fleet=settings.name,
-            request=request,
-            about=key_of(wanted.approval.asker, wanted.approval.origin, checked(wanted.approval.proposal)[1]),
-            verdict=wanted.verdict,
-            asker=wanted.approval.asker,
-            tool=wanted.approval.tool,
-            action=wanted.approval.action,
-            entries=wanted.entries,
-            uses=wanted.uses,
-            decided=now,
-            ends=now + wanted.seconds,
-            by=wanted.by,
-            replica=replica_name(settings, replica_key(workspace)),
-            reason=wanted.reason,
-        )
+        replica = replica_name(settings, replica_key(workspace))
+        decision = _decision(wanted, settings.name, replica, await _agreed_time(link))
         envelope = seal_decision(decision, key)
         if len(envelope) > MOST_BYTES:
             raise NeverAllowedError(f"a decision has {MOST_BYTES} bytes at most; decide on less at once")
-        told = (request, envelope, str(int(wanted.seconds * 1000) + _AFTERWARDS), names.news)
-
-        async def work(redis: Any) -> bytes:
-            answer: bytes = await redis.eval(DECIDE, 3, *names.keys, *told)
-            return answer
-
-        stands = await link.run(work)
-        if stands == envelope:
-            await _read_back(link, names, request, envelope)
+        stands = await _put(link, RequestNames(settings.name), wanted, envelope)
     if not stands:
         raise UnknownApprovalError(
-            f"the fleet does not know request {request} any more; its time is over, or it was lost"
+            f"the fleet does not know request {decision.request} any more; its time is over, or it was lost"
         )
     if stands == envelope:
         return decision, True
-    return read_decision(stands, Trust([*settings.trust, *settings.approvers]), settings.name, request), False
+    trust = Trust([*settings.trust, *settings.approvers])
+    return read_decision(stands, trust, settings.name, decision.request), False
+
+
+async def _agreed_time(link: Link) -> float:
+    """The store's Unix seconds. Raises FleetError where they are not those of this machine."""
+    seconds, microseconds = await link.run(lambda redis: redis.time())
+    now = float(seconds + microseconds / 1e6)
+    apart = abs(now - time.time())
+    if apart > SKEW_SECONDS:
+        # Signed by a time far ahead, an approval could be offered again for as long.
+        raise FleetError(
+            f"the clock of the store and the one here differ by {apart / 3600:.1f} hours, so nothing "
+            "is decided; set them by NTP"
+        )
+    return now
+
+
+def _decision(wanted: Wanted, fleet: str, replica: str, now: float) -> FleetDecision:
+    approval = wanted.approval
+    return FleetDecision(
+        fleet=fleet,
+        request=approval.id,
+        about=key_of(approval.asker, approval.origin, checked(approval.proposal)[1]),
+        verdict=wanted.verdict,
+        asker=approval.asker,
+        tool=approval.tool,
+        action=approval.action,
+        entries=wanted.entries,
+        uses=wanted.uses,
+        decided=now,
+        ends=now + wanted.seconds,
+        by=wanted.by,
+        replica=replica,
+        reason=wanted.reason,
+    )
+
+
+async def _put(link: Link, names: RequestNames, wanted: Wanted, envelope: bytes) -> bytes:
+    """The envelope that stands in the store: this one, an earlier one, or b"" where the request is not known."""
+    request = wanted.approval.id
+    told = (request, envelope, str(int(wanted.seconds * 1000) + _AFTERWARDS), names.news)
+
+    async def work(redis: Any) -> bytes:
+        answer: bytes = await redis.eval(DECIDE, 3, *names.keys, *told)
+        return answer
+
+    stands = await link.run(work)
+    if stands == envelope:
+        await _read_back(link, names, request, envelope)
+    return stands
 
 
 async def _read_back(link: Link, names: RequestNames, request: str, envelope: bytes) -> None:

@@ -24,7 +24,7 @@ class _Approval:
 
 
 class ApprovalsInForce:
-    """Of one process."""
+    """The fleet's approvals that are in force in this process."""
 
     def __init__(
         self,

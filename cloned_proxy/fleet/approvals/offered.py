@@ -17,7 +17,7 @@ _FROM: Final = re.compile(rb'"replica": "([^"]{1,120})"')
 
 
 class Offered:
-    """One answer of the script that reads."""
+    """The requests and decisions in one answer of the script that reads (`request_store.READ`)."""
 
     def __init__(self, found: Sequence[Any]) -> None:
         """`found` is the answer without the time and the number in front."""

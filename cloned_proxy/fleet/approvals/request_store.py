@@ -131,7 +131,7 @@ MOST: Final = 10_000
 """Requests that wait at once."""
 LONGEST_ID: Final = 60
 MOST_BYTES: Final = 64 * 1024
-"""Of one request, and of one decision."""
+"""Size of one request, and of one decision."""
 MOST_ANSWERED: Final = 8 * 1024 * 1024
 """Bytes of all requests and decisions at once, the smallest first: what is read within one call, on a busy machine."""
 READ_BOUNDS: Final = (str(LONGEST_ID), str(MOST_BYTES), str(MOST_ANSWERED - 1024))

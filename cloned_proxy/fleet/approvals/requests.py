@@ -84,7 +84,7 @@ class FleetRequests:
         self._refused = Remembered()
         self._decisions = DecisionReader(trust, fleet)
         self._said = 0
-        """Of refusals, in one reading."""
+        """Refusals that were logged in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self.in_force = ApprovalsInForce(on_change, clock=clock, uptime=uptime)
@@ -222,7 +222,7 @@ class FleetRequests:
         decision = self._decisions.read(envelope, request)
         approved = decision.verdict == "approved"
         if approved and decision.decided > self._clock() + SKEW_SECONDS:
-            # It is looked at again: the clock here may be set meanwhile.
+            # The decision is looked at again: the clock here may be set meanwhile.
             raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # Before anything that may fail: whoever offers it again does not make it last longer.
         self._decided.add(request)

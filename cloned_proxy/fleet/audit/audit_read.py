@@ -21,7 +21,7 @@ from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError, StoreRefusedError
 from cloned_proxy.fleet.signed.keys import key_id, short_id
-from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.audit.chain import ChainLink, next_link
 
 _PAGE: Final = 1000
@@ -33,9 +33,9 @@ _MOST_LOGS: Final = 100_000
 _REMEMBERED: Final = 5000
 """Entries of each log, behind which a receipt may come."""
 _CALL_SECONDS: Final = 20.0
-"""Of one page; a command may wait for longer than a proxy."""
+"""Bound for reading one page; a command may wait for longer than a proxy."""
 _MOST_ANSWERED: Final = 64 * 1024 * 1024
-"""Of one page."""
+"""Bytes of one page."""
 _MOST_READ: Final = 1024 * 1024 * 1024
 """Bytes of all logs in one reading: a store may have one more page for ever, and the memory here has an end."""
 _EACH: Final = 300
@@ -69,7 +69,7 @@ class _Log:
     newest_receipt: str = "-"
     """From where the next ones are asked for."""
     hashes: dict[int, str] = field(default_factory=dict)
-    """Of the newest entries: a receipt comes after the entry that it is for."""
+    """Hashes of the newest entries: a receipt comes after the entry that it is for."""
     page: int = _FIRST_PAGE
     """Ids that are asked for next."""
 

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 _EVERY_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 15.0
 _RECEIPTS: Final = 1000
-"""Of each log: three days of them."""
+"""Receipts that are kept of each log: three days of them."""
 _LOOKED_AT: Final = 8
 """Logs, each time: by and by all that have expired are taken out of the list."""
 _MOST_DIGITS: Final = 20
@@ -63,7 +63,7 @@ class AuditShipper:
         self._metrics: Final = metrics
         self._clock: Final = clock
         self._id = ""
-        """Of the log; "" until it is known how far the store has come."""
+        """Id of the log; "" until it is known how far the store has come."""
         self._last = 0
         self._last_id = ""
         """The newest that is there, as the store names it; "" for an empty stream."""
@@ -109,7 +109,7 @@ class AuditShipper:
             if news.entries is not None and not await self._send_entries(news.entries):
                 if resumed == self._id:
                     raise StoreAwayError("the store says again and again that it stands elsewhere")
-                # It has lost something, or an answer was lost: it says where it stands.
+                # The store has lost something, or an answer was lost: the store says where it stands.
                 await self._resume()
                 resumed = self._id
                 continue
@@ -203,7 +203,7 @@ class AuditShipper:
     async def _is_ours(self, last: int, last_hash: str, oldest: int, newest: int) -> bool:
         if last > newest:
             return False
-        # Of what has been pruned here no hash is left to compare.
+        # An entry that has been pruned here has no hash left to compare.
         return last < oldest or await asyncio.to_thread(self._local.hash_of, last) == last_hash
 
     async def _newest(self, stream: str) -> tuple[str, str]:
@@ -234,6 +234,6 @@ def _text(value: bytes | str) -> str:
 
 
 def _number(identifier: str) -> int:
-    """Of the entry under this id of a stream; 0 for none."""
+    """Number of the entry under this id of a stream; 0 for none."""
     number = identifier.partition("-")[0]
     return int(number) if number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS else 0

@@ -19,7 +19,7 @@ from cloned_proxy.fleet.audit.bundle import DIGEST_BYTES, EXPORT_TYPE, FORMAT, V
 from cloned_proxy.fleet.audit.receipt import MOST_FORMER, open_fields, open_receipt
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError
-from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.audit.chain import ChainLink, next_link
 
 MAX_LINE: Final = 64 * 1024 * 1024

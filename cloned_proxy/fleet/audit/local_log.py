@@ -18,7 +18,7 @@ from cloned_proxy.store.files.errors import StoreError
 _GROUP: Final = 1500
 """Entries; most are small enough for so many to be no larger than a group may be."""
 _GROUP_BYTES: Final = 1_000_000
-"""Of a group, or of the one entry that is larger: the newest one is read again whole, as an answer of 1 MiB at most."""
+"""Size of a group, or of one larger entry alone: the newest group is read again whole, in an answer of 1 MiB."""
 _RECEIPTS: Final = 100
 """At a time."""
 
@@ -60,7 +60,7 @@ class LocalLog:
         self._close = weakref.finalize(self, int)
 
     def close(self) -> None:
-        """Of what is open; the next method opens it again."""
+        """Closes what is open; the next method opens it again."""
         with self._lock:
             self._close()
             self._database = None
@@ -83,7 +83,7 @@ class LocalLog:
         return self._with(lambda database: (anchor_of(database).seq, head_of(database).seq))
 
     def hash_of(self, seq: int) -> str | None:
-        """Of an entry that is still there, or of the one that the oldest follows."""
+        """Hash of an entry that is still there, or of the one that the oldest follows."""
 
         def look(database: sqlite3.Connection) -> str | None:
             anchor = anchor_of(database)

@@ -19,7 +19,7 @@ from cloned_proxy.fleet.signed.envelope import Trust, seal
 from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed_policy.kept import Shelf
-from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.audit.chain import ChainLink
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -39,9 +39,9 @@ class Receipt:
     log: str
     """Id of the log: one that begins anew is another one."""
     seq: int
-    """Its newest entry."""
+    """Number of the log's newest entry."""
     hash: str
-    """Of that entry, and with it of all before."""
+    """Hash of that entry, which covers all before it."""
     at: float
     """Unix seconds by the replica's clock."""
 

@@ -40,7 +40,7 @@ class Item(NamedTuple):
     seq: int
     """Number of the entry, of a group that of the last one."""
     hash: str
-    """Of that entry; "" for a receipt."""
+    """Hash of that entry; "" for a receipt."""
     kind: str
     """`entries`, or `body` for a receipt."""
     value: bytes

@@ -24,7 +24,7 @@ class UseMemory:
     generation: str = ""
     resumed: float = 0.0
     steps: int = 0
-    """Of the count of that generation, that the store knew of when this was kept, or later."""
+    """Steps of that generation's count that the store knew of when this was kept, or later."""
     word: str = ""
     """The signed word by which it was resumed; "" where it is not known any more."""
 

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class UseNames:
-    """Of one fleet."""
+    """Names of the keys under which a fleet's store counts uses of leases."""
 
     def __init__(self, fleet: str) -> None:
         prefix = f"cloned:{{{fleet}}}:uses"

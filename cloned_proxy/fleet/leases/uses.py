@@ -200,7 +200,7 @@ class Uses:
             if answer.word == "taken":
                 self._own[rule] += 1
         if answer.word == "taken" and confirmed < self._acknowledged_by:
-            # It is spent all the same: nobody can tell which followers have it.
+            # The use is spent all the same: nobody can tell which followers have it.
             raise self._refusal(
                 f"{confirmed} followers of the store have confirmed a use, and {self._acknowledged_by} must"
             )

@@ -17,7 +17,7 @@ from cloned_proxy.store.files.files import read_regular_file
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 
 CALL_SECONDS: Final = 2.0
-"""Of one call, connecting included; what takes longer has failed."""
+"""Bound for one call, connecting included; what takes longer has failed."""
 CONNECTIONS: Final = 8
 """Calls at once; more wait for their turn, within their time."""
 _MAX_CA_BYTES: Final = 4 * 1024 * 1024

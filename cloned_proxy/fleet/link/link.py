@@ -146,7 +146,7 @@ class Link:
                 delay = _LONGEST_DELAY
                 _log.exception("the store of the fleet could not be followed; tried again")
                 await self._lost(f"{type(error).__name__}")
-            # Not all at the same moment: the whole fleet has lost the same store.
+            # Replicas try again at different moments: the whole fleet has lost the same store.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
 
     async def _session(self) -> None:

@@ -13,7 +13,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Parts:
-    """Of one link."""
+    """What the store holds that this link cannot use, by part."""
 
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}

@@ -42,10 +42,10 @@ class Fleet:
     key: SigningKey
     """The replica's own."""
     replica: str
-    """Its name."""
+    """Name of the replica."""
     policy: FleetPolicy
     link: Link | None
-    """Of the whole process. None: there is no store, and the policy comes as a file or from a URL."""
+    """The process's one connection to the store. None: there is no store; the policy comes as a file or from a URL."""
     member: Member | None
     owns_link: bool
 

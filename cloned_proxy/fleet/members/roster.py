@@ -28,7 +28,7 @@ _MOST: Final = 15_000
 """Processes, those that were heard last."""
 _MOST_KEYS: Final = 32
 _MOST_ANSWERED: Final = 64 * 1024 * 1024
-"""Of everybody at once: some ten thousand processes."""
+"""Size of the whole roster in bytes: some ten thousand processes."""
 
 # KEYS: replicas, replicas:seen. ARGV: process, report, seconds after which silent ones are forgotten, channel. A time
 # that is yet to come is none that this script has written by this clock.
@@ -72,7 +72,7 @@ class Report:
     epoch: int = 0
     version: int = 0
     sha256: str = ""
-    """Of the policy's text in force; "" for none."""
+    """Hash of the text of the policy in force; "" for none."""
     age: float | None = None
     """Seconds since the source said that this is the newest; None: never."""
     denying: bool = False

@@ -13,7 +13,7 @@ class Part(NamedTuple):
     """One limit of one tool, as one replica has it. All in what the limit counts."""
 
     limit: int | None
-    """Of the policy, for all replicas together; None: without bound."""
+    """What the policy allows all replicas together; None: without bound."""
     used: int
     """In the last window, or open now."""
     held: int

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class ShareNames:
-    """Of one fleet."""
+    """Names of the keys under which a fleet's store keeps shares of limits."""
 
     def __init__(self, fleet: str) -> None:
         prefix = f"cloned:{{{fleet}}}:shares"

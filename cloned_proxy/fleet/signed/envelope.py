@@ -20,11 +20,11 @@ from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused
 from cloned_proxy.fleet.signed.keys import SigningKey, verifying_key
 
 MAX_BYTES: Final = 48 * 1024 * 1024
-"""Of an envelope: a policy may have 16 MiB, JSON escapes some of them, and base64 adds a third."""
+"""Size of an envelope: a policy may have 16 MiB, JSON escapes some of them, and base64 adds a third."""
 _MAX_SIGNATURES: Final = 16
 _SMALL: Final = 64 * 1024
-"""Of an envelope without its payload: what is read as JSON before anything is proven, since reading JSON stops all the
-other work of the process."""
+"""Size of an envelope without its payload: what is read as JSON before anything is proven, since reading JSON stops
+all the other work of the process."""
 _MOST_STRINGS: Final = 1000
 _PIECE: Final = 256 * 1024
 _MARK: Final = "payload"

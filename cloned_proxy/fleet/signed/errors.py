@@ -29,7 +29,7 @@ class Refused(StrEnum):
     FLEET = "fleet"
     """Signed for a fleet of another name."""
     HASH = "hash"
-    """Its policy is not the one whose hash it states."""
+    """The policy is not the one whose hash the statement names."""
     ROLLBACK = "rollback"
     """Older than what was in force here before."""
     CONFLICT = "conflict"

@@ -20,7 +20,7 @@ def again_seconds() -> float:
 
 
 class Pause:
-    """Of one source, after something that it offered was refused."""
+    """For how long one source is not read after something that it offered was refused."""
 
     def __init__(self, clock: Callable[[], float] = uptime) -> None:
         self.now: Final = clock

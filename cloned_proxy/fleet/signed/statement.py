@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +20,7 @@ from cloned_proxy.fleet.signed.envelope import Trust, seal
 from cloned_proxy.fleet.signed.errors import EnvelopeError, FleetError, Refused
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.policy.model.preset import valid_preset_name
+from cloned_proxy.policy.terms.strict_json import read_json
 
 PAYLOAD_TYPE: Final = "application/vnd.cloned-proxy.policy+yaml"
 MAX_NUMBER: Final = 2**53 - 1
@@ -67,7 +68,7 @@ class Statement:
 
     @property
     def sha256(self) -> str:
-        """Of the policy's text, 64 hex digits."""
+        """Hash of the policy's text, 64 hex digits."""
         return hashlib.sha256(self.policy).hexdigest()
 
 
@@ -94,7 +95,7 @@ def open_statement(raw: bytes, fleet: str, trust: Trust) -> Statement:
     """What a trusted key has signed for this fleet. Raises EnvelopeError; nothing of the policy is read before."""
     opened = trust.open(raw, PAYLOAD_TYPE)
     try:
-        payload = _Payload.model_validate(json.loads(opened.payload, object_pairs_hook=_once))
+        payload = _Payload.model_validate(read_json(opened.payload))
         issued_at = datetime.fromisoformat(payload.issued_at).timestamp()
         statement = Statement(
             payload.fleet,
@@ -105,7 +106,7 @@ def open_statement(raw: bytes, fleet: str, trust: Trust) -> Statement:
             payload.author,
             payload.reason,
         )
-    except (ValidationError, ValueError, RecursionError, OverflowError) as error:
+    except (ValidationError, ValueError, OverflowError) as error:
         raise EnvelopeError(
             Refused.FORMAT, f"signed, but not as a policy of this program ({type(error).__name__}); upgrade it here"
         ) from None
@@ -134,10 +135,3 @@ class _Payload(BaseModel):
     reason: str
     presets: dict[Annotated[str, AfterValidator(_preset_name)], str]
     policy: str
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member twice")
-    return members

@@ -20,9 +20,9 @@ from cloned_proxy.store.files.errors import StoreError
 _log = structlog.get_logger(__name__)
 
 _SECONDS: Final = 10.0
-"""Of each step of a request."""
+"""Bound for each step of a request."""
 _WHOLE_SECONDS: Final = 60.0
-"""Of a whole request: a server that sends a byte now and then does not hold up the next one."""
+"""Bound for a whole request: a server that sends a byte now and then does not hold up the next one."""
 _LONGEST_DELAY: Final = 300.0
 _LONGEST_TAG: Final = 1024
 
@@ -85,7 +85,7 @@ class HttpsSource:
                 self._failed(f"it answers {status}")
 
     async def _get(self) -> tuple[int, bytes, str]:
-        # Not compressed: a small answer could become any number of bytes before they are counted.
+        # No compression is asked for: a small answer could become any number of bytes before they are counted.
         fields = {"Cache-Control": "no-cache", "Accept-Encoding": "identity"}
         if self._etag:
             fields["If-None-Match"] = self._etag

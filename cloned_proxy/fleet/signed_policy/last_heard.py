@@ -13,7 +13,7 @@ _NOTES: Final = 20
 
 
 class LastHeard:
-    """Counted by the time since boot; the notes on the disk are for a restart without the source."""
+    """When the source was heard, by the time since boot; notes on the disk are for a restart without the source."""
 
     def __init__(
         self, shelf: Shelf, longest: float | None, *, clock: Callable[[], float], uptime: Callable[[], float]
@@ -31,7 +31,7 @@ class LastHeard:
         self._at = self._uptime() - self._shelf.unheard_seconds(now=self._clock(), up=self._uptime())
 
     def now(self) -> None:
-        """It was heard this moment."""
+        """Notes that the source was heard this moment."""
         self._at = self._uptime()
 
     @property

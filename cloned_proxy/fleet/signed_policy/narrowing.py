@@ -14,7 +14,7 @@ from cloned_proxy.store.policyfile.live_policy import LivePolicy, LoadError
 
 
 class NarrowingFile:
-    """Where there is no file, and with `local: none`, nothing is narrowed."""
+    """The narrowing file, followed from `start` to `stop`; without one, and with `local: none`, nothing is narrowed."""
 
     def __init__(self, live: LivePolicy | None) -> None:
         self._live: Final = live

@@ -13,11 +13,11 @@ class Taker(Protocol):
 
     @property
     def number(self) -> Number:
-        """Of the policy in force."""
+        """Number of the policy in force."""
 
     @property
     def sha256(self) -> str:
-        """Of that policy's text; "" for none."""
+        """Hash of that policy's text; "" for none."""
 
     async def offer(self, raw: bytes) -> bool:
         """Looks at an envelope; whether what is in it is in force now."""

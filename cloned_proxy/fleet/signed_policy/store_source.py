@@ -72,7 +72,7 @@ class StoreSource:
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                # Not all replicas at the same moment.
+                # Replicas ask at different moments.
                 async with asyncio.timeout(self._poll * random.uniform(0.5, 1.0)):  # noqa: S311  no secret
                     await self._dirty.wait()
             self._dirty.clear()

@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from cloned_proxy.fleet.signed.keys import key_id
-from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.settings.fleet_settings import public_key_bytes
 
 _log = structlog.get_logger(__name__)
@@ -54,10 +54,10 @@ class PublicKey:
     """A key and what it may verify. Equal to another one that is the same key for the same."""
 
     key: Any = field(compare=False)
-    """Of `cryptography`."""
+    """A public key of `cryptography`."""
     algorithms: tuple[str, ...]
     digest: str
-    """Of another key it is another one: an RFC 7638 thumbprint, or for a key of the fleet its id."""
+    """An RFC 7638 thumbprint, or the id of a key of the fleet: no two keys have the same one."""
 
 
 type Keys = Mapping[str, PublicKey]

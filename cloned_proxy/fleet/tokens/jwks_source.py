@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import httpx
 
 from cloned_proxy.fleet.tokens.jwks import MAX_JWKS_BYTES
-from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
 from cloned_proxy.store.settings.issuer_settings import IssuerSettings, check_https, is_url
@@ -112,7 +112,7 @@ class JwksUrl:
         return text
 
     async def _get(self, url: str, context: ssl.SSLContext, credential: str | None) -> bytes:
-        # Not compressed: a small answer could become any number of bytes before they are counted.
+        # No compression is asked for: a small answer could become any number of bytes before they are counted.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if credential is not None:
             headers["Authorization"] = f"Bearer {credential}"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
+
+from cloned_proxy.policy.terms.strict_json import read_json
 
 MAX_TOKEN: Final = 6144
 """Characters; a Kubernetes token has about 1,200."""
@@ -82,14 +83,6 @@ def read_token(text: str) -> Unverified:
     return Unverified(header, payload)
 
 
-def read_json(text: bytes) -> Any:
-    """JSON in which no member is there twice and every number is one. Raises ValueError."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
 def _object(encoded: str, what: str) -> dict[str, Any]:
     try:
         found = read_json(_bytes(encoded, what))
@@ -109,14 +102,3 @@ def _bytes(encoded: str, what: str) -> bytes:
     if base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii") != encoded:
         raise TokenError(Fault.MALFORMED, f"its {what} is base64url in another spelling")
     return raw
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a member is there twice")
-    return found
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")

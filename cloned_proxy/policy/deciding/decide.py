@@ -67,7 +67,7 @@ def _decide(  # noqa: PLR0917  hot path: packing the arguments costs as much as 
     try:
         host = parse_host(request.host)
     except HostError as error:
-        # Not reportable even as `ip_literal`: a spelling such as 0x7f.1 has no canonical host to pass on.
+        # Such a request is not reported even as `ip_literal`: a spelling such as 0x7f.1 has no canonical host.
         return Decision(Verdict.DENY, error.reason, request, tool, mode=mode)
     if host.text == OWN_HOST or not 0 < request.port < _PORTS_END:
         # Our own name in `report` mode and under any rule, too: nothing outside may answer in it.

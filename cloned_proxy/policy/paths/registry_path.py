@@ -70,7 +70,7 @@ def package_of(registry: Registry, path: str | None) -> str:
 
 
 def preferred(rules: Iterable[Rule], path: str | None) -> Rule | None:
-    """Of the rules that allow a request for `path` the one with `registry` that judges it; None when none has.
+    """The rule with `registry` that judges a request for `path`, of the rules that allow it; None when none has it.
 
     A rule without `registry` beside one that has it opens nothing more: an age limit that any broad rule takes away
     would protect nobody. What exempts the package comes first, then the shortest age, then what lasts.

@@ -103,7 +103,7 @@ class InjectDocument(_Document):
     header: Annotated[str, BeforeValidator(_field_name)]
     """Name of the header that the proxy adds."""
     value: Annotated[str, BeforeValidator(_field_value)]
-    """Its value, with `${vault:NAME}` where the secret goes."""
+    """Value of the header, with `${vault:NAME}` where the secret goes."""
     redact_echo: bool = True
     """A response that repeats the secret is replaced by a 502."""
 

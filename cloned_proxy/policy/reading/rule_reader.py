@@ -92,18 +92,7 @@ class RuleReader:
         pattern = self._target(read, path, denies=False)
         paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
         protocol = self._protocol(read, path)
-        for key in ("methods", "paths", "inject", "registry"):
-            if protocol and getattr(read, key) is not None:
-                why = f"'protocols: [{protocol}]' says it may not be TLS"
-                self.document.problem((*path, key), f"'{key}' needs TLS to be opened, and {why}; remove one")
-        if read.inject is not None and read.ports is None and not protocol:
-            self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
-        if read.inject is not None and read.cidr is not None:
-            self.document.problem((*path, "inject"), "a secret goes to one host, not to a network; name the host")
-        if read.addresses is not None and read.cidr is not None:
-            self.document.problem((*path, "addresses"), "a network says its addresses itself; leave 'addresses' out")
-        if read.registry is not None and read.cidr is not None:
-            self.document.problem((*path, "registry"), "a registry is one host, not a network; name the host")
+        self._check_what_goes_together(read, protocol, path)
         registry = read_registry(self.document, read, path) if read.registry is not None else None
         if pattern is None:
             return None
@@ -129,6 +118,22 @@ class RuleReader:
             reason=read.reason,
             origin=origin,
         )
+
+    def _check_what_goes_together(self, read: RuleDocument, protocol: str, path: DocumentPath) -> None:
+        for key in ("methods", "paths", "inject", "registry"):
+            if protocol and getattr(read, key) is not None:
+                why = f"'protocols: [{protocol}]' says it may not be TLS"
+                self.document.problem((*path, key), f"'{key}' needs TLS to be opened, and {why}; remove one")
+        if read.inject is not None and read.ports is None and not protocol:
+            self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
+        if read.cidr is None:
+            return
+        if read.inject is not None:
+            self.document.problem((*path, "inject"), "a secret goes to one host, not to a network; name the host")
+        if read.addresses is not None:
+            self.document.problem((*path, "addresses"), "a network says its addresses itself; leave 'addresses' out")
+        if read.registry is not None:
+            self.document.problem((*path, "registry"), "a registry is one host, not a network; name the host")
 
     def _target(self, read: RuleDocument | DenyDocument, path: DocumentPath, *, denies: bool) -> HostPattern | None:
         """The host or the network of an entry, which has one of them."""

@@ -26,7 +26,7 @@ from cloned_proxy.policy.terms.reasons import MENDABLE
 from cloned_proxy.policy.terms.vocabulary import OnDeny, Reason, Verdict
 from cloned_proxy.proxy.enforce.question import Denied, PolicySource
 from cloned_proxy.proxy.grants.budget import Budgets, LeaseCounts
-from cloned_proxy.proxy.grants.crowd import fair_limits
+from cloned_proxy.proxy.grants.fair_share import fair_limits
 from cloned_proxy.store.approvals.approval import Approval, Proposal
 from cloned_proxy.store.approvals.approval_errors import ApprovalError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approvals.approvals import ApprovalService

@@ -26,8 +26,8 @@ from cloned_proxy.proxy.enforce.record import Recorder
 from cloned_proxy.proxy.enforce.refusing import Refusing
 from cloned_proxy.proxy.enforce.review import Reviewer
 from cloned_proxy.proxy.grants.budget import Budgets, Charge, LeaseCounts
-from cloned_proxy.proxy.grants.crowd import fair_limits
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget
+from cloned_proxy.proxy.grants.fair_share import fair_limits
 from cloned_proxy.proxy.grants.grant import Grant, Refusal
 from cloned_proxy.proxy.upstream.places import FrontNames, Places
 from cloned_proxy.proxy.upstream.resolver import ResolveError, Resolver

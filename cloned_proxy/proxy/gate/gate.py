@@ -19,7 +19,7 @@ from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.room import Room
 from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
-from cloned_proxy.proxy.grants.crowd import Crowd
+from cloned_proxy.proxy.grants.connection_cap import ConnectionCap
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.own.requests_api import RequestsApi
 from cloned_proxy.proxy.plain import PlainHttp
@@ -74,7 +74,7 @@ class Gate:
         self._plane: Final = plane
         self._siblings: Final = Siblings(cells)
         parties = plane.parties if plane is not None else self._siblings
-        self._crowd: Final = Crowd(settings.max_connections, cells, parties)
+        self._cap: Final = ConnectionCap(settings.max_connections, cells, parties)
         self._accepted: Final = Accepted(self.leave)
         self._doors: dict[Listener, Door | Porch] = {}
         self._connections: set[Client] = set()
@@ -121,7 +121,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
-        self._room: Final = Room(self._crowd, self._siblings, self._make_room)
+        self._room: Final = Room(self._cap, self._siblings, self._make_room)
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.held_up = self._room.somebody_waits
@@ -162,7 +162,7 @@ class Gate:
 
         Whoever takes one gives it a transport, or has it `leave`.
         """
-        if not self._crowd.enter(listener.party, contended=self._contended):
+        if not self._cap.enter(listener.party, contended=self._contended):
             self._held_up = True
             self._room.somebody_waits()
             return None
@@ -269,7 +269,7 @@ class Gate:
 
     def _keep(self, connection: Client) -> None:
         """A place for a connection that has one in the plane, which gives that up behind this."""
-        self._crowd.place(connection.listener.party)
+        self._cap.place(connection.listener.party)
         closed = self._plane is None or connection.listener not in self._plane.listeners
         self._coming[connection] = "listener_closed" if closed else ""
 
@@ -293,7 +293,7 @@ class Gate:
 
     def _left(self, connection: Client) -> None:
         connection.owner = None  # it refers to its client, too: together only the garbage collector would free them
-        self._crowd.leave(connection.listener.party)
+        self._cap.leave(connection.listener.party)
         if self._held_up:
             self._held_up = False
             for door in self._doors.values():

@@ -16,7 +16,7 @@ from typing import Final
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.gate.stalled import Stalled
-from cloned_proxy.proxy.grants.crowd import Crowd
+from cloned_proxy.proxy.grants.connection_cap import ConnectionCap
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.descriptors import are_scarce
 from cloned_proxy.proxy.transport.listener import Listener
@@ -42,9 +42,9 @@ _UNACKED: Final = struct.Struct("24xI")
 class Room:
     """Makes room for one gate. No client is let go of while being served, or while nobody waits."""
 
-    def __init__(self, crowd: Crowd, siblings: Siblings, look: Callable[[], None]) -> None:
+    def __init__(self, cap: ConnectionCap, siblings: Siblings, look: Callable[[], None]) -> None:
         """`look` calls `make`."""
-        self._crowd: Final = crowd
+        self._cap: Final = cap
         self._siblings: Final = siblings
         self._look: Final = look
         self._timer: asyncio.TimerHandle | None = None
@@ -113,7 +113,7 @@ class Room:
 
         Nobody leaves for a party that may not have the place: one that has its share gets its own.
         """
-        return listener.party if contended and self._crowd.has_its_share(listener.party) else None
+        return listener.party if contended and self._cap.has_its_share(listener.party) else None
 
     def _told(self, wanted: Iterable[Listener], *, contended: bool) -> tuple[None, ...]:
         """Tells the other workers whether any client may make room for one who waits here; `(None,)`: one of them asks.
@@ -121,15 +121,15 @@ class Room:
         Where clients of this worker make room for all already, that is enough.
         """
         of_all = any(self._for_whom(each, contended=contended) is None for each in wanted)
-        self._siblings.wait(waiting=self._crowd.full and of_all)
-        return (None,) if self._crowd.full and self._siblings.somebody_waits and not of_all else ()
+        self._siblings.wait(waiting=self._cap.full and of_all)
+        return (None,) if self._cap.full and self._siblings.somebody_waits and not of_all else ()
 
     def is_wanted(self, listener: Listener, *, contended: bool) -> bool:
         """Whether a client waits at this listener and there is no place for it."""
         fd = listener.socket.fileno()
         if fd < 0:
             return False
-        closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
+        closed = self._cap.full or (contended and self._cap.has_its_share(listener.party))
         if self._in_hand[listener]:
             return closed
         waiting = select.poll()
@@ -143,7 +143,7 @@ class Room:
     @property
     def _some(self) -> int:
         """So many are let go of at a look where nobody says how many wait: not all of thousands for one."""
-        return max(1, self._crowd.everybody // 16)
+        return max(1, self._cap.everybody // 16)
 
     def _patience(self, waiting: int, party: object | None) -> float:
         """Seconds that a client has for its first head: fewer, the more others wait for each place that there is.
@@ -151,7 +151,7 @@ class Room:
         Who reopens what was closed for this stands behind all who wait: the queue is through after `_TURN_SECONDS`, or,
         where the queue is very long, after as many times `_LEAST_SECONDS` as it is longer than there are places.
         """
-        held = self._crowd.everybody if party is None else self._crowd.held_by(party)
+        held = self._cap.everybody if party is None else self._cap.held_by(party)
         return min(self.begun_seconds, max(_LEAST_SECONDS, _TURN_SECONDS * held / waiting))
 
     def _for_first(self, patience: float) -> float:

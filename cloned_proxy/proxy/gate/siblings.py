@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from cloned_proxy.proxy.grants.cells import Cells, CellStore
-from cloned_proxy.proxy.grants.crowd import PartyCounts
+from cloned_proxy.proxy.grants.connection_cap import PartyCounts
 from cloned_proxy.proxy.transport.listener import Listener
 
 
@@ -20,7 +20,7 @@ class Siblings(PartyCounts):
     """
 
     def __init__(self, store: CellStore) -> None:
-        """`store` is that of `Crowd`. Raises OSError."""
+        """`store` is that of `ConnectionCap`. Raises OSError."""
         self._store: Final = store
         self._listeners: Final = store.open("listeners", 1)
         self._waiting: Final = store.open("waiting", 1)

@@ -47,6 +47,11 @@ class Worker:
         draft.replace(place)
 
 
+def leads(worker: Worker | None) -> bool:
+    """Whether this process does what only one of a workspace may do. None: it is the only process."""
+    return worker is None or worker.leads
+
+
 def make_directory() -> Path:
     """A new directory (0700) for the workers of one supervisor."""
     return Path(tempfile.mkdtemp(prefix="cloned-proxy-", dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None))

@@ -39,7 +39,7 @@ _CLOSE_SECONDS: Final = 1.0
 _HTTP2: Final = b"h2"
 
 
-class MitmInspector:
+class TlsInspector:
     """One for each process, on its event loop."""
 
     def __init__(

@@ -19,12 +19,14 @@ class RequestPhase(enum.Enum):
     """The next head is read. The body of a refused request is read and thrown away before it."""
     DECIDING = enum.auto()
     EXCHANGE = enum.auto()
+    OWN_BODY = enum.auto()
+    """The body of a request to the proxy itself is read."""
     CLOSING = enum.auto()
     """The last byte has been written; what still comes is not looked at."""
 
 
 class KeptClient:
-    """The `Owner` of its client, but for `cut`, which ends a request that is under way."""
+    """Owns a client that may ask again (`Owner`), but for `cut`, which ends a request that is under way."""
 
     __slots__ = ("_connection", "_head_began", "_phase", "deadline", "eof", "intake", "listener", "services",
                  "transport")  # fmt: skip
@@ -69,8 +71,11 @@ class KeptClient:
 
     @property
     def begun(self) -> bool:
-        """Whether a head has begun and is not whole, or the body of a request that is answered is still to come."""
-        return self._phase is RequestPhase.HEAD and self._head_began
+        """Whether a head has begun and is not whole, or a body is still to come that goes nowhere.
+
+        That of a request that is answered, or of one to the proxy itself.
+        """
+        return self._phase is RequestPhase.OWN_BODY or (self._phase is RequestPhase.HEAD and self._head_began)
 
     @property
     def quiet_since(self) -> float:
@@ -80,11 +85,25 @@ class KeptClient:
     def let_go(self) -> None:
         """FIN, to a client that is quiet. One that has not got the whole of the last response does get it."""
         # The rest of a body that meets no socket would be answered by a reset, which destroys what was not read yet.
-        if is_settled(self.transport) and self.intake.body.complete:
+        # A request to the proxy itself has no answer yet.
+        answered = self._phase is not RequestPhase.OWN_BODY
+        if is_settled(self.transport) and (self.intake.body.complete or not answered):
             self._phase = RequestPhase.CLOSING
             self.transport.close()
-        elif not has_more(self.transport):
+        elif answered and not has_more(self.transport):
             self._close()
+
+    # For a request to the proxy itself.
+
+    def read_own_body(self) -> float:
+        """Its body is read from now on; until when it must be whole, monotonic."""
+        self._phase, self._head_began = RequestPhase.OWN_BODY, True
+        self.deadline = time.monotonic() + self.services.settings.head_timeout
+        return self.deadline
+
+    def own_body_read(self) -> None:
+        """The body is whole, and the answer is on its way."""
+        self._phase, self.deadline = RequestPhase.EXCHANGE, NEVER
 
     # The end.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class OpenExchange:
-    """The sweep treats it as a `Tunnel`; there is no ClientHello to check. It is over once the grant has gone back."""
+    """A `Tunnel` for the sweep, without a ClientHello to check. The exchange is over once its grant has gone back."""
 
     __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
                  "due", "grant", "last", "received")  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.callers.caller import Caller, IdentityRefusal, Principal
@@ -54,7 +53,7 @@ class OwnExchange:
         if refusal is not None:
             self._client.answer(head, refusal)
             return
-        self.due = time.monotonic() + self._client.services.settings.head_timeout
+        self.due = self._client.read_own_body()
         if self._body.may_never_come:
             self._client.transport.write(_CONTINUE)
         self.request_bytes()
@@ -85,6 +84,7 @@ class OwnExchange:
                 self._finish(too_large(), keep=False)
                 return
         self.due = NEVER
+        self._client.own_body_read()
         self._task = asyncio.get_running_loop().create_task(self._answer())
 
     async def _answer(self) -> None:

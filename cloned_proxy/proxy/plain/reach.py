@@ -126,6 +126,6 @@ async def _joined(joining: asyncio.Future[None], upstream: PlainUpstream) -> Non
     try:
         await asyncio.shield(joining)
     except asyncio.CancelledError:
-        # Not called off half-way, when nobody could say whose the socket is.
+        # Joining is not called off half-way, when nobody could say whose the socket is.
         joining.add_done_callback(lambda _: upstream.give_up())
         raise

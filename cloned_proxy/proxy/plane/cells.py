@@ -43,7 +43,7 @@ class PlaneCells:
     def _opened(self, name: str, width: int) -> tuple[Cells, int]:
         found = self._cells.get((name, width))
         if found is None:
-            # Of ctypes, which aligns: the plane adds to them atomically.
+            # The memory is of ctypes, which aligns: the plane adds to it atomically.
             memory = (ctypes.c_uint64 * (width * ROWS))()
             values = memoryview(memory).cast("B").cast("Q")
             if values.itemsize != CELL_BYTES:  # cannot be, by the definition of the format

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-from cloned_proxy.proxy.grants.crowd import fair_share
+from cloned_proxy.proxy.grants.fair_share import fair_share
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.figures import SPREADS
 from cloned_proxy.proxy.plane.library import PlaneConfig
@@ -32,7 +32,7 @@ def config_of(settings: ProxySettings, cells: PlaneCells, *, threads: int, queue
         max_connections=settings.max_connections,
         party_share=fair_share(settings.max_connections),
         queue=queue,
-        crowd=cells.address("connections", 1),
+        connected=cells.address("connections", 1),
         parties=cells.address("parties", PARTIES),
         parties_width=PARTIES,
         bounds=(ctypes.POINTER(double) * _BOUNDS)(*(ctypes.cast(each, ctypes.POINTER(double)) for each in bounds)),

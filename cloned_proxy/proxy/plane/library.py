@@ -48,7 +48,7 @@ class PlaneConfig(ctypes.Structure):
         ("max_connections", c_uint64),
         ("party_share", c_uint64),
         ("queue", c_uint64),
-        ("crowd", c_void_p),
+        ("connected", c_void_p),
         ("parties", c_void_p),
         ("parties_width", c_uint64),
         ("bounds", POINTER(c_double) * 3),

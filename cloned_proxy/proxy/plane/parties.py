@@ -1,10 +1,10 @@
-"""Connections by party (`proxy/grants/crowd.py`), counted in cells that the plane counts in, too."""
+"""Connections by party (`proxy/grants/connection_cap.py`), counted in cells that the plane counts in, too."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.proxy.grants.crowd import PartyCounts
+from cloned_proxy.proxy.grants.connection_cap import PartyCounts
 from cloned_proxy.proxy.plane.cells import PlaneCells
 
 PARTIES: Final = 1024

@@ -20,7 +20,7 @@ from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.proxy.enforce.question import Basis
 from cloned_proxy.proxy.enforce.tunnels import response_seconds
 from cloned_proxy.proxy.grants.budget import ACCOUNT_WIDTH, account_name
-from cloned_proxy.proxy.grants.crowd import fair_limits
+from cloned_proxy.proxy.grants.fair_share import fair_limits
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.upstream import Key
 from cloned_proxy.proxy.http1.upstream import key_of as pool_key_of

@@ -17,7 +17,7 @@ from cloned_proxy.proxy.enforce.follower import PolicyFollower
 from cloned_proxy.proxy.enforce.question import PolicySource
 from cloned_proxy.proxy.grants.budget import WholeLimits
 from cloned_proxy.proxy.grants.cells import CellStore
-from cloned_proxy.proxy.grants.workers import Worker
+from cloned_proxy.proxy.grants.workers import Worker, leads
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
@@ -81,7 +81,7 @@ def open_fleet_limits(
         policies=policies,
         store=cells,
         metrics=metrics,
-        leads=worker is None or worker.leads,
+        leads=leads(worker),
         alone=worker is None,
     )
     uses = Uses(
@@ -95,7 +95,7 @@ def open_fleet_limits(
         on_outcome=metrics.use,
     )
     link.at_connect(uses.join)
-    if worker is None or worker.leads:  # behind the last flow, and before the link goes
+    if leads(worker):  # behind the last flow, and before the link goes
         parts.push_async_callback(_within, shares.close)
     return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name, uses)
 

@@ -10,7 +10,7 @@ import structlog
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.gate.gate import Gate
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget
-from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.engine import TlsInspector
 from cloned_proxy.proxy.inspection.registry.client import MetadataClient
 from cloned_proxy.proxy.inspection.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.own.own_view import OwnView
@@ -34,11 +34,11 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class Forwarding:
     own: OwnListeners
-    """What nobody is let through to."""
+    """Sockets of this process, to which nobody is let through."""
     upstream: UpstreamProxy | None
     """The proxy in front, if there is one."""
     leaks: LeakWatch
-    inspector: MitmInspector
+    inspector: TlsInspector
     gate: Gate
 
     def sweep(self) -> None:
@@ -57,7 +57,7 @@ def open_forwarding(setup: Setup, records: Records, rules: Rules, plane: Plane |
     injector = Injector(records.vault)
     leaks = LeakWatch(rules.follower.policies)
     leaks.load(records.vault.watched())
-    inspector = MitmInspector(
+    inspector = TlsInspector(
         enforcer=enforcer,
         injector=injector,
         leaks=leaks,

@@ -10,7 +10,7 @@ from cloned_proxy.proxy.enforce.asking import Asking
 from cloned_proxy.proxy.enforce.follower import PolicyFollower
 from cloned_proxy.proxy.grants.budget import Budgets
 from cloned_proxy.proxy.grants.cells import CellStore, OwnCells, SharedCells
-from cloned_proxy.proxy.grants.crowd import fair_share
+from cloned_proxy.proxy.grants.fair_share import fair_share
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.replica.fleet_limits import FleetLimits, open_fleet_limits
 from cloned_proxy.proxy.serving.records import Records

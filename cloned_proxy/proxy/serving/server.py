@@ -20,7 +20,7 @@ from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.proxy.enforce.tunnels import Tunnels
 from cloned_proxy.proxy.gate.gate import Gate
-from cloned_proxy.proxy.grants.workers import Worker
+from cloned_proxy.proxy.grants.workers import Worker, leads
 from cloned_proxy.proxy.plane.choice import FAILED
 from cloned_proxy.proxy.serving.assembly import Core, assemble
 from cloned_proxy.proxy.serving.control_channel import ControlChannel
@@ -88,6 +88,7 @@ class Server:
         )
         self._cut: Final = asyncio.Event()
         self._stopping = False
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Puts everything together and begins to accept.
@@ -111,22 +112,17 @@ class Server:
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy)
         try:
             await self.open(host)
-            if self._leads:  # it takes the sandboxes
+            if leads(self._worker):  # it takes the sandboxes
                 open_slot_api(self._up.parts, self.workspace, core, self.holders, address=host.name, clock=self._clock)
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
                 self._begin_probing(core)
             self._open_control_channel()
-            if self._leads:
+            if leads(self._worker):
                 start_notifier(self._running.parts, self.workspace, policy_file, self._options.log_format)
         except BaseException:
             self._cut.set()
             await self.stop()
             raise
-
-    @property
-    def _leads(self) -> bool:
-        """Of several workers one does what only one process of a workspace may do."""
-        return self._worker is None or self._worker.leads
 
     def _begin_probing(self, core: Core) -> None:
         if self._options.probe is not None:
@@ -168,6 +164,12 @@ class Server:
     async def reload(self) -> None:
         """Reads the policy file again, as if it had changed."""
         await self._running.core.follower.live.reload()
+
+    def reload_soon(self) -> None:
+        """As `reload`, for the handler of a signal, which cannot wait."""
+        task = asyncio.ensure_future(self.reload())
+        self._reloads.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._reloads.discard)
 
     async def open(self, listener: Listener) -> None:
         """Accepts on one more listener, such as the one of a sandbox, and never dials it."""

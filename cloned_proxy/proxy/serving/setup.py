@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloned_proxy.proxy.grants.workers import Worker
+from cloned_proxy.proxy.grants.workers import Worker, leads
 from cloned_proxy.store.settings.config import Config
 from cloned_proxy.store.workspaces.workspace import Workspace
 
@@ -30,5 +30,4 @@ class Setup:
 
     @property
     def leads(self) -> bool:
-        """Of several workers one does what only one process of a workspace may do."""
-        return self.worker is None or self.worker.leads
+        return leads(self.worker)

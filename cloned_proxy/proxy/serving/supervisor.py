@@ -31,9 +31,9 @@ from cloned_proxy.proxy.grants.workers import (
     remove_directory,
     silent_seconds,
 )
+from cloned_proxy.proxy.serving.child import ChildProcess
 from cloned_proxy.proxy.serving.options import ServeOptions, find_policy
 from cloned_proxy.proxy.serving.pipes import Pipes
-from cloned_proxy.proxy.serving.post import Post
 from cloned_proxy.proxy.serving.terminal import Terminal
 from cloned_proxy.proxy.serving.worker import CUT, Ties, expose, serve
 from cloned_proxy.proxy.transport.listener import bind_tcp
@@ -131,13 +131,13 @@ class Supervisor:
                 if not self._told and len(self._ready) == len(self._workers):
                     self._told = True
                     on_ready()
-                if self._stops and not any(post.pid for post in self._workers):
+                if self._stops and not any(child.pid for child in self._workers):
                     self._end_others()
                     _log.info("stopped")
                     return not self._failed
 
     @property
-    def _posts(self) -> list[Post]:
+    def _children(self) -> list[ChildProcess]:
         return [*self._workers, *self._others]
 
     def _worker(
@@ -147,7 +147,7 @@ class Supervisor:
         workspace: Workspace,
         options: ServeOptions,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
-    ) -> Post:
+    ) -> ChildProcess:
         metrics: tuple[str, int] | None = self._metrics.getsockname()[:2] if self._metrics is not None else None
         worker = Worker(number, of, self._directory, self._listening, metrics)
 
@@ -156,30 +156,30 @@ class Supervisor:
                 listening.close()
             serve(worker, ties, workspace, options, loop_factory)
 
-        return Post(
+        return ChildProcess(
             f"worker {number}",
             work,
             partial(_clean_up, self._directory, number),
             partial(silent_seconds, self._directory, number),
         )
 
-    def _exposition(self, listening: socket.socket, workers: int) -> Post:
+    def _exposition(self, listening: socket.socket, workers: int) -> ChildProcess:
         def work(ties: Ties) -> None:
             self._listening.close()
             if self._companion is not None:
                 self._companion.listening.close()
             expose(listening, self._directory, workers, ties)
 
-        return Post("exposition", work, lambda: None)
+        return ChildProcess("exposition", work, lambda: None)
 
-    def _beside(self, companion: Companion) -> Post:
+    def _beside(self, companion: Companion) -> ChildProcess:
         def work(ties: Ties) -> None:
             self._listening.close()
             if self._metrics is not None:
                 self._metrics.close()
             companion.work(self.address, ties)
 
-        return Post(companion.name, work, lambda: None)
+        return ChildProcess(companion.name, work, lambda: None)
 
     def _not_for_workers(self) -> list[socket.socket]:
         companion = [self._companion.listening] if self._companion is not None else []
@@ -187,14 +187,14 @@ class Supervisor:
 
     def _fill(self, pipes: Pipes) -> None:
         now = time.monotonic()
-        for post in self._posts:
-            if not post.pid and post.due <= now:
-                post.start(pipes)
+        for child in self._children:
+            if not child.pid and child.due <= now:
+                child.start(pipes)
 
     def _patience(self) -> float:
         """Seconds until something is due, if no signal comes first."""
         now = time.monotonic()
-        due = [post.due - now for post in self._posts if not post.pid and not self._stops]
+        due = [child.due - now for child in self._children if not child.pid and not self._stops]
         return max(0.0, min([_LOOK_SECONDS, self._kill_at - now, *due]))
 
     def _handle(self, number: signal.Signals) -> None:
@@ -214,37 +214,37 @@ class Supervisor:
         self._signal_workers(signal.SIGTERM)
 
     def _signal_workers(self, number: signal.Signals) -> None:
-        for post in self._workers:
-            if post.pid:
-                os.kill(post.pid, number)  # ours, and not reaped: the id cannot have gone to anybody else
+        for child in self._workers:
+            if child.pid:
+                os.kill(child.pid, number)  # ours, and not reaped: the id cannot have gone to anybody else
 
     def _reap(self) -> None:
         now = time.monotonic()
         if now >= self._kill_at:
             self._signal_workers(signal.SIGKILL)
             self._kill_at = now + _LOOK_SECONDS
-        for post in self._posts:
-            if not post.pid:
+        for child in self._children:
+            if not child.pid:
                 continue
-            pid, status = os.waitpid(post.pid, os.WNOHANG)
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
             if not pid:
                 if not self._stops:
-                    post.end_if_hung()
+                    child.end_if_hung()
                 continue
-            post.died(now)
+            child.died(now)
             if self._stops:
                 continue
-            _log.error("a process died and is replaced", place=post.name, exit=os.waitstatus_to_exitcode(status))
-            if not self._told and post in self._workers:
+            _log.error("a process died and is replaced", place=child.name, exit=os.waitstatus_to_exitcode(status))
+            if not self._told and child in self._workers:
                 # At the very start that is no accident: what stops one stops the next.
                 self._failed = True
                 self._stop()
 
     def _end_others(self) -> None:
-        for post in self._others:
-            if post.pid:
-                os.kill(post.pid, signal.SIGTERM)
-                os.waitpid(post.pid, 0)
+        for child in self._others:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+                os.waitpid(child.pid, 0)
 
 
 def _clean_up(directory: Path, number: int) -> None:

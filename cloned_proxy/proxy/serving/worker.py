@@ -70,16 +70,10 @@ def expose(listening: socket, directory: Path, workers: int, ties: Ties) -> None
 async def _serve(worker: Worker, ties: Ties, server: Server) -> None:
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()
 
     def cut() -> None:
         asked_to_stop.set()
         server.cut()
-
-    def reload() -> None:
-        task = asyncio.ensure_future(server.reload())
-        reloads.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(reloads.discard)
 
     orphan = False
 
@@ -93,7 +87,7 @@ async def _serve(worker: Worker, ties: Ties, server: Server) -> None:
     await server.start()
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(CUT, cut)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, server.reload_soon)
     loop.add_reader(ties.lifeline, orphaned)
     ties.let_signals_through()
     worker.report(server.problems())

@@ -21,7 +21,7 @@ class RunCaretaker(Protocol):
         """From now on: `owner` is the mark of a process (`runner.slots.owner`), `engine` a value of DOCKER_HOST."""
 
     def forget(self, owner: str) -> None:
-        """It has removed everything."""
+        """Ends `watch`: the owner has removed everything itself."""
 
     def prepare(self, engine: str) -> None:
         """Commands are run on this engine: has slots ready there."""

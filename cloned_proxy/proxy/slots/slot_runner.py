@@ -163,7 +163,7 @@ class SlotRunner:
         return encode(ok=True)
 
     def _asked(self, body: dict[str, Any]) -> bytes:
-        """Of this process itself, and not of the slot of this connection."""
+        """Answers what concerns this process itself, and not the slot of this connection."""
         holders = self._api.holders
         match body.get("op"):
             case "status":

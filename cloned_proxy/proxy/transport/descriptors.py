@@ -7,7 +7,7 @@ import resource
 from typing import Final
 
 _RESERVE: Final = 64
-"""For those who have been accepted. Of a process that may have few, an eighth is kept."""
+"""Descriptors that are kept for those who have been accepted; an eighth of all where a process may have few."""
 
 
 def is_among_the_last(fd: int) -> bool:

@@ -280,7 +280,7 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
         self.count()
         self.upstream = None
         self.relay = relay
-        # Not the client's task, which ends with the client: half-way, nobody could say whose the socket is.
+        # A task of its own, for the client's ends with the client: half-way, nobody could say whose the socket is.
         self._joining = asyncio.Task(self._join(relay, upstream), loop=asyncio.get_running_loop(), eager_start=True)
 
     def begin_watched_relay(self, judged: int, answered: bytes = b"") -> None:

@@ -199,7 +199,7 @@ def _begin(address: Address, port: int) -> tuple[socket.socket, bool]:
     try:
         if sock.getblocking():
             sock.setblocking(False)
-        # Not `loop.sock_connect`: uvloop's asks a thread to resolve even a literal, and so doubles the price.
+        # `loop.sock_connect` is not used: uvloop's asks a thread to resolve even a literal, and so doubles the price.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         place = (str(address), port)
         code = sock.connect_ex(place)

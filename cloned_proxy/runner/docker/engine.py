@@ -265,5 +265,5 @@ class Engine(EngineImages):
 
 
 def _owner(name: str, labels: dict[str, str]) -> str:
-    """Of a slot that was lent (`slots.slot_name`) the name says whose it is: a label cannot be changed."""
+    """Whose container it is. A lent slot's name says so (`slots.slot_name`): a label cannot be changed."""
     return name.partition(".")[2] or str(labels[OWNER_LABEL])

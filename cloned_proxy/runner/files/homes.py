@@ -138,7 +138,7 @@ def _look(place: Path) -> KeptHome | None:
 
 
 def _claim(place: Path, tool: str, user: str) -> None:
-    # Of two first runs at once one writes; both read what stands there then.
+    # When two first runs race, one writes; both read what stands there then.
     if not (place / "user").exists():
         create_private(place / "user", user.encode())
     owner = _user_of(place)

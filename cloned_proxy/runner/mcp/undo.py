@@ -27,7 +27,7 @@ class WrappedServer:
     """One server of a client's file, and how to put its entry back."""
 
     server: str
-    """Its name in mcp.yaml."""
+    """Name of the server in mcp.yaml."""
     changes: tuple[ClientFileChange, ...]
 
 

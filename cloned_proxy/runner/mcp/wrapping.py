@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cloned_proxy.policy.secrets.redact import hide_arguments
 from cloned_proxy.runner.mcp.client_file import ClientFile, ServerEntry
+from cloned_proxy.runner.mcp.own_files import about_its_files
 from cloned_proxy.runner.mcp.packages import Package, package_of
 from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, McpServer, Project, ServerRegistry
 from cloned_proxy.runner.mcp.starting import WORD_VARIABLE
@@ -188,6 +189,9 @@ def _wrap(file: ClientFile, entry: ServerEntry, workspace: Path) -> Wrapped:
             "what looks like a key stands in its `args`, and so in mcp.yaml: unwrap, put it into `env`, wrap again"
         )
     mounts = _shown(args, workspace, notes)
+    env = entry.body.get("env")
+    taken_over = {name: env[name] for name in names if name in env} if isinstance(env, dict) else {}
+    notes += about_its_files(package, taken_over, workspace.parent)
     cwd = entry.body.get("cwd")
     server = McpServer(
         tool=tool_of("server"),

@@ -17,7 +17,7 @@ from cloned_proxy.runner.values.errors import SandboxInputError
 
 @dataclass(frozen=True, slots=True)
 class Aftermath:
-    """Of one tree. Paths are relative to `source`, and the tool's own words: nothing to print as they are."""
+    """What a run left in one tree. Paths are relative to `source`, in the tool's own words: not to be printed so."""
 
     source: Path
     noteworthy: tuple[tuple[Change, GuardedKind], ...] = ()

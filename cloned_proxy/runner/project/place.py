@@ -63,7 +63,7 @@ def _why_never(directory: Path) -> str:
 
 
 def _homes() -> Iterator[Path]:
-    """Of the caller, of whoever called sudo, of root, and of everybody else that this machine knows."""
+    """Homes of the caller, of whoever called sudo, of root, and of everybody else that this machine knows."""
     named = [os.environ.get("HOME", ""), *(entry.pw_dir for entry in pwd.getpwall() if _is_home(entry))]
     for text in named:
         if text.startswith("/"):

@@ -85,16 +85,7 @@ def execute(
                 stream.resize(spec.terminal)
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
-            foreground = kept_going(engine, container) if spec.terminal is not None else contextlib.nullcontext()
-            with foreground, DiskGuard(bounds_of(spec), lambda: _end(engine, container)) as guard:
-                try:
-                    for kind, piece in stream.frames(deadline):
-                        output(kind, piece)
-                    left = None if deadline is None else max(0.1, deadline - time.monotonic())
-                    code = engine.wait(container, left)
-                except StreamTimeoutError:
-                    code = None
-            guard.check()
+            code = _exit_code(engine, spec, container, stream, output=output, deadline=deadline)
         finally:
             stream.close()
         ending.check()
@@ -104,6 +95,24 @@ def execute(
                 "`sandbox: {timeout: …}`"
             )
         return Outcome(code, engine.state(container).oom_killed, started)
+
+
+def _exit_code(
+    engine: Engine, spec: SandboxSpec, container: str, stream: Attached, *, output: Output, deadline: float | None
+) -> int | None:
+    """Passes on what the tool says until it ends; None where it did not end in time. Raises ToolLimitError."""
+    foreground = kept_going(engine, container) if spec.terminal is not None else contextlib.nullcontext()
+    with foreground, DiskGuard(bounds_of(spec), lambda: _end(engine, container)) as guard:
+        code: int | None
+        try:
+            for kind, piece in stream.frames(deadline):
+                output(kind, piece)
+            left = None if deadline is None else max(0.1, deadline - time.monotonic())
+            code = engine.wait(container, left)
+        except StreamTimeoutError:
+            code = None
+    guard.check()
+    return code
 
 
 @contextlib.contextmanager

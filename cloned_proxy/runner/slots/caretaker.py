@@ -95,7 +95,7 @@ class Caretaker:
         data = os.read(process.stdout.fileno(), 65_536) if process is not None and process.stdout is not None else b""
         if not data:
             self._lose()
-            # It was killed. One that cannot live is not started again before somebody needs it.
+            # The process was killed. One that cannot live is not started again before somebody needs it.
             if time.monotonic() - self._started > _STEADY_SECONDS:
                 self._watch_all()
             return

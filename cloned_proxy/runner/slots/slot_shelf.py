@@ -33,7 +33,7 @@ _IDLE_SECONDS: Final = 900.0
 
 
 class SlotShelf:
-    """Not thread-safe. What goes wrong costs a command some time, and nothing else."""
+    """Slots that wait for a command; not thread-safe. What goes wrong costs a command some time, and nothing else."""
 
     def __init__(self, workspace: Path, tell: Callable[[dict[str, Any]], None]) -> None:
         self._workspace = workspace
@@ -112,7 +112,7 @@ class SlotShelf:
             self._put(slot)
             return
         if slot is not None and self._pool is not None:
-            # Its sockets come from its holder, over a stream that is this process's own; or nobody wants it any more.
+            # The slot's sockets come from its holder, over a stream of this process's own; or nobody wants it any more.
             self._pool.remove(slot)
         self._wanted_until = 0.0  # until the next command, which says what is wrong
 

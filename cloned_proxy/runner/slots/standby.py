@@ -95,7 +95,7 @@ def _start(workspace: Path, policy: Path | None) -> HeldConnection:
         process = subprocess.Popen(  # noqa: S603  this program, with words of our own
             words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
         )
-        # It may end before this process does, and is no zombie then.
+        # The borrowed proxy may end before this process does, and is no zombie then.
         threading.Thread(target=process.wait, name="borrowed-proxy", daemon=True).start()
         try:
             return _held_once_it_serves(process, workspace, messages)

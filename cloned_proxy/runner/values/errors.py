@@ -74,5 +74,5 @@ class ToolFailedError(SandboxError):
 
     @property
     def on_record(self) -> str:
-        """Not the message: it repeats what the tool said, and that may be a secret."""
+        """A fixed sentence, not the message, which repeats what the tool said, and that may be a secret."""
         return "the tool failed; what it said is not kept"

@@ -21,7 +21,7 @@ from cloned_proxy.store.policyfile.policy_entry import Entry
 
 _MOST_OF_OTHERS: Final = 500
 _MOST_OF_ONE: Final = 100
-"""Of one other replica."""
+"""Requests of one other replica."""
 _LISTS: Final = ("ports", "methods", "paths", "protocols", "addresses")
 
 

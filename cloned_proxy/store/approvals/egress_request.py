@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.policy.secrets.redact import MAX_TEXT, bounded
 from cloned_proxy.policy.terms.host_port import split_port
+from cloned_proxy.policy.terms.strict_json import read_json
 from cloned_proxy.policy.terms.units import parse_term
 from cloned_proxy.policy.terms.vocabulary import SSH_PORT
 from cloned_proxy.store.approvals.approval import Approval, Proposal
@@ -58,8 +58,8 @@ class EgressUpdate(StrictModel):
 def read_update(raw: bytes | str, asker: str | None) -> Proposal:
     """The proposal in a JSON text. `asker` stands in for a `tool_id` that is left out. Raises MalformedRequestError."""
     try:
-        document = json.loads(raw, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        document = read_json(raw)
+    except ValueError as error:
         raise MalformedRequestError(f"the body is not JSON: {error}") from error
     return proposal_of(document, asker)
 
@@ -97,17 +97,6 @@ def _entry(domain: str, action: Action) -> Entry:
         raise MalformedRequestError(f"domains: {domain!r}: a deny covers every port; write {host}")
     # Who asks for port 22 wants SSH, and a rule that does not say so would refuse it again as no TLS.
     return Entry(host, () if port is None else (port,), protocols=("ssh",) if port == SSH_PORT else ())
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")  # two readers could take different ones
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _problems(error: ValidationError) -> str:

@@ -70,7 +70,7 @@ class GroupWriter:
         """Taken from the source, and not committed yet."""
         self._tail = tail
         self._written: list[Written] = []
-        """Of the group that is being written, where there is a tail."""
+        """Entries of the group that is being written, where there is a tail."""
 
     @property
     def source_waits(self) -> bool:

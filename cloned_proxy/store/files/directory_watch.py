@@ -23,8 +23,8 @@ from watchdog.observers.api import BaseObserver
 
 _log = structlog.get_logger(__name__)
 
-# Not each write and not our own reading: the audit log in the same directory is written fifty times a second, and each
-# event would wake three threads beside the event loop. The kernel leaves out what is not asked for.
+# Single writes and our own reading are not watched: the audit log in the same directory is written fifty times a
+# second, and each event would wake three threads beside the event loop. The kernel leaves out what is not asked for.
 _EVENTS: Final[list[type[FileSystemEvent]]] = [
     FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent,
 ]  # fmt: skip

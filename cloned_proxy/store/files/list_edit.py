@@ -26,14 +26,7 @@ def change_list(
     if expected is None:
         expected, text = {"version": 1}, text + "version: 1\n"
     mean(list_at(expected, place))
-    try:
-        edited = change(text)
-        same = read_document(edited.encode(), str(path)).data == expected
-    except (ValueError, IndexError, StoreError) as error:
-        raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error
-    if not same:
-        raise StoreError(f"{path}: its layout cannot be edited safely; edit it by hand")
-    return edited
+    return _proven(path, lambda: change(text), expected)
 
 
 def remove_entry(path: Path, text: str, place: DocumentPath, position: int) -> str:
@@ -74,8 +67,13 @@ def put_values(path: Path, text: str, place: tuple[str, ...], values: Mapping[st
     mapping = _mapping_at(expected, place)
     changes = {name: value for name, value in values.items() if mapping.get(name) != read_value(value)}
     mapping |= read_value(changes) if changes else {}
+    return _proven(path, lambda: put_keys(text, place, changes), expected)
+
+
+def _proven(path: Path, edit: Callable[[], str], expected: object) -> str:
+    """The text that `edit` gives, once it is read again and says what is expected. Raises StoreError."""
     try:
-        edited = put_keys(text, place, changes)
+        edited = edit()
         same = read_document(edited.encode(), str(path)).data == expected
     except (ValueError, IndexError, StoreError) as error:
         raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error

@@ -269,7 +269,7 @@ class EditService:
             )
         ]
         if draft.before is not None and draft.previous is not None and draft.previous.version:
-            # It may have been changed by hand while nobody served, and a roll-back of this edit must find it.
+            # The file may have been changed by hand while nobody served; a roll-back of this edit must find that.
             found = PolicyVersion(draft.previous.version, now, "file", "", "found in the file")
             versions.insert(0, PolicySnapshot(found, source, draft.before, draft.previous.rules))
         written = False

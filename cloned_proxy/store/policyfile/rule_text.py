@@ -13,7 +13,7 @@ from cloned_proxy.store.policyfile.policy_entry import Addition, Entry
 
 
 class RuleText:
-    """Of the file at `path`, which is neither read nor written here. `parse` says what a text means.
+    """The rules in the text of the file at `path`, which is neither read nor written here. `parse` says what they mean.
 
     Methods raise PolicyError and StoreError.
     """

@@ -42,7 +42,7 @@ class IssuerSettings(StrictModel):
     """An issuer of OpenID Connect tokens, such as a Kubernetes cluster or a CI system."""
 
     issuer: Annotated[str, Field(min_length=1, max_length=_MAX_URL)]
-    """Its `iss`, letter for letter."""
+    """The issuer's `iss`, letter for letter."""
     audience: Annotated[str, Field(min_length=1, max_length=256)]
     """What `aud` must hold: tokens for somebody else are worth nothing here."""
     jwks: Annotated[str, AfterValidator(_jwks)] | None = None

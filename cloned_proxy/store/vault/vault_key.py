@@ -99,7 +99,7 @@ class CredentialKey:
         return _identity(content, self.place)
 
     def create(self) -> x25519.Identity:
-        # It was made outside; what is there is the key.
+        # The credential was made outside; what is there is the key.
         return self.load()
 
     def signature(self) -> Signature | None:

@@ -24,7 +24,7 @@ pub struct HandedOver {
     unsent_length: u64,
     /// 0: no plain request is under way.
     head_length: u64,
-    /// Of its body: complete, sized, at a chunk's size, in a chunk.
+    /// How far the body of the request is: complete, sized, at a chunk's size, in a chunk.
     body: u32,
     extras: u32,
     left: u64,

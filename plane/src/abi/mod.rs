@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Of Python's rows one is its own and one ours.
+/// Rows of counters in one process: one is Python's own and one ours.
 const ROWS: usize = 2;
 const STACK: usize = 256 << 10;
 
@@ -42,10 +42,10 @@ pub struct Config {
     max_connections: u64,
     party_share: u64,
     queue: u64,
-    crowd: *const u64,
+    connected: *const u64,
     parties: *const u64,
     parties_width: u64,
-    /// Of the histograms of connects, decisions and requests.
+    /// Bounds of the histograms of connects, decisions and requests.
     bounds: [*const f64; 3],
     bounds_count: [u64; 3],
 }
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
         posts: (0..threads).map(|_| Post::new(sys::new_bell())).collect(),
         records: Records::new(config.queue as usize),
         turn: Default::default(),
-        crowd: Cells::new(config.crowd, 1, ROWS),
+        connected: Cells::new(config.connected, 1, ROWS),
         parties: Cells::new(config.parties, config.parties_width as usize, ROWS),
         contended: AtomicBool::new(false),
         suspended: AtomicBool::new(false),

@@ -91,7 +91,7 @@ fn announce(plane: &Plane, key: &[u8], verdict: Arc<Verdict>) -> *const Verdict 
 pub struct RefusalForm {
     number: u32,
     expires: u64,
-    /// Of refusals: `denial_budget.py`.
+    /// The account of refusals: `denial_budget.py`.
     account: *const u64,
     per_minute: u64,
 }
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn plane_publish_refusal(
     announce(plane, bytes(key, key_length), verdict)
 }
 
-/// It is not granted again. At once, and before the other threads are told.
+/// Withdraws a verdict: it is not granted again from now on, before the other threads are told.
 #[no_mangle]
 pub extern "C" fn verdict_withdraw(verdict: &Verdict) {
     verdict.live.store(false, SeqCst);

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::os::raw::c_void;
 
 extern "C" {
-    /// Of the C library; no compiler may leave it out.
+    /// The C library's own, which no compiler may leave out.
     fn explicit_bzero(start: *mut c_void, length: usize);
 }
 

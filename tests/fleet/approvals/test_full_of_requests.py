@@ -17,7 +17,7 @@ from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import MOST
 from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror
 from cloned_proxy.store.files.errors import StoreError
-from tests.fleet.approvals.test_requests import HOST, NAMES, TOOL, Desk, until
+from tests.fleet.approvals.desk import HOST, NAMES, TOOL, Desk, until
 from tests.fleet.conftest import RedisServer
 
 FULL = 50

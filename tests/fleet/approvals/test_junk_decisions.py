@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,27 +18,11 @@ from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS, seal_decision
 from cloned_proxy.fleet.approvals.request_store import READ
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.policy.terms.rule import Rule
-from tests.fleet.approvals.test_lying_requests import offer
-from tests.fleet.approvals.test_requests import APPROVER, DECISION, Desk, until
+from tests.fleet.approvals.desk import APPROVER, DECISION, Desk, offer
 from tests.fleet.conftest import RedisServer
 from tests.fleet.lying import LyingStore, runs
 
 JUNK = 200
-
-
-@pytest.fixture
-async def liar(store: RedisServer) -> AsyncIterator[LyingStore]:
-    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as lying:
-        yield lying
-
-
-@pytest.fixture
-async def desk(liar: LyingStore, tmp_path: Path) -> AsyncIterator[Desk]:
-    one = Desk("one", liar.url, tmp_path / "one")
-    one.link.start()
-    await until(lambda: one.link.connected)
-    yield one
-    await one.link.close()
 
 
 @contextlib.contextmanager

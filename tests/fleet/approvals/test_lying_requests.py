@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,33 +23,9 @@ from cloned_proxy.store.approvals.approval import Proposal
 from cloned_proxy.store.audit.database import reading
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.policy_entry import Entry
-from tests.fleet.approvals.test_requests import APPROVER, DECISION, HOST, NAMES, TOOL, Desk, until
+from tests.fleet.approvals.desk import APPROVER, DECISION, HOST, NAMES, TOOL, Desk, offer, until
 from tests.fleet.conftest import RedisServer
 from tests.fleet.lying import LyingStore, runs
-
-
-@pytest.fixture
-async def liar(store: RedisServer) -> AsyncIterator[LyingStore]:
-    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as lying:
-        yield lying
-
-
-@pytest.fixture
-async def desk(liar: LyingStore, tmp_path: Path) -> AsyncIterator[Desk]:
-    one = Desk("one", liar.url, tmp_path / "one")
-    one.link.start()
-    await until(lambda: one.link.connected)
-    yield one
-    await one.link.close()
-
-
-def offer(store: RedisServer, request: str, envelope: bytes = b"", raw: bytes = b"{}", *, seconds: int = 600) -> None:
-    """As somebody does who can write into the store."""
-    with store.client() as client:
-        client.hset(NAMES.requests, request, raw)
-        client.zadd(NAMES.ends, {request: int((time.time() + seconds) * 1000)})
-        if envelope:
-            client.hset(NAMES.decisions, request, envelope)
 
 
 def frozen_at(moment: float) -> Callable[[list[bytes], Any], Any]:

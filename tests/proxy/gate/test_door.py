@@ -4,72 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
-from tests.proxy.support import HOST, World, allow, connect_head, hello, until, upstream, world
-
-_REFUSED = b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n"
-_BEGUN = b"GET http://denied.example/ HTTP/1.1\r\n"
-_HELLO = hello()
-
-
-def connected(w: World) -> int:
-    """How many have a place."""
-    return sum(w.gate._crowd._cells.values)
-
-
-def somebody_waits(w: World, listener: Listener | None = None) -> bool:
-    return w.gate._room.is_wanted(listener or w.listener, contended=w.gate._contended)
-
-
-async def client(stack: ExitStack, family: socket.AddressFamily, address: object) -> socket.socket:
-    """One that is connected as far as the kernel is concerned."""
-    sock = stack.enter_context(socket.socket(family))
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, address)  # type: ignore[arg-type]  # a path, for the other
-    return sock
-
-
-async def answer(sock: socket.socket) -> bytes:
-    """The begin of what comes back."""
-    async with asyncio.timeout(60):
-        return await asyncio.get_running_loop().sock_recv(sock, 12)
-
-
-async def swept_until(w: World, condition: Callable[[], bool]) -> None:
-    """As `until`, with the sweep that comes once a second."""
-
-    def swept() -> bool:
-        w.gate.sweep()
-        return condition()
-
-    await until(swept)
-
-
-@asynccontextmanager
-async def tunnels(w: World, port: int, count: int) -> AsyncIterator[list[asyncio.StreamWriter]]:
-    async with AsyncExitStack() as stack:
-        writers = []
-        for _ in range(count):
-            reader, writer = await w.tunnel(port, first=_HELLO)
-            stack.callback(writer.transport.abort)
-            await reader.readexactly(len(_HELLO))
-            writers.append(writer)
-        yield writers
+from tests.proxy.gate.clients import (
+    BEGUN,
+    HELLO,
+    REFUSED,
+    answer,
+    client,
+    connected,
+    somebody_waits,
+    swept_until,
+    tunnels,
+)
+from tests.proxy.support import HOST, allow, connect_head, until, upstream, world
 
 
 async def test_who_finds_no_place_waits_and_is_served_when_somebody_leaves() -> None:
     async with upstream() as server, world(allow(HOST, server.port), max_connections=2) as w:
 
         async def call() -> None:
-            reader, writer = await w.tunnel(server.port, first=_HELLO)
-            await reader.readexactly(len(_HELLO))
+            reader, writer = await w.tunnel(server.port, first=HELLO)
+            await reader.readexactly(len(HELLO))
             writer.transport.abort()
 
         async with tunnels(w, server.port, 2) as held:
@@ -100,9 +61,9 @@ async def test_a_flood_on_one_listener_leaves_room_on_the_other_and_waits_itself
             await until(lambda: somebody_waits(w))
             assert connected(w) == 4
             other = await client(stack, socket.AF_UNIX, str(path))
-            await loop.sock_sendall(other, _REFUSED)
+            await loop.sock_sendall(other, REFUSED)
             assert await answer(other) == b"HTTP/1.1 403"
-            await loop.sock_sendall(flood[-1], _REFUSED)
+            await loop.sock_sendall(flood[-1], REFUSED)
             flood[0].close()
             assert await answer(flood[-1]) == b"HTTP/1.1 403"
 
@@ -114,10 +75,10 @@ async def test_who_asks_for_nothing_makes_room_for_who_does() -> None:
             for _ in range(30):
                 await client(stack, socket.AF_INET, w.address)
             kept = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(kept, _REFUSED.replace(b"Connection: close\r\n", b""))
+            await loop.sock_sendall(kept, REFUSED.replace(b"Connection: close\r\n", b""))
             assert await answer(kept) == b"HTTP/1.1 403"
             begun = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(begun, _BEGUN)
+            await loop.sock_sendall(begun, BEGUN)
             await until(lambda: connected(w) == 32)
             w.gate._room.quiet_seconds = 0
             w.gate._room.begun_seconds = 600
@@ -125,7 +86,7 @@ async def test_who_asks_for_nothing_makes_room_for_who_does() -> None:
             assert connected(w) == 32  # nobody waits
             for _ in range(20):
                 asking = await client(stack, socket.AF_INET, w.address)
-                await loop.sock_sendall(asking, _REFUSED)
+                await loop.sock_sendall(asking, REFUSED)
                 answering = asyncio.create_task(answer(asking))
                 await until(lambda: somebody_waits(w) or answering.done())  # noqa: B023  called here
                 while not answering.done():
@@ -147,7 +108,7 @@ async def test_room_is_made_by_nobody_who_has_begun_to_ask_or_has_a_tunnel() -> 
         with ExitStack() as stack:
             begun = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
             for each in begun:
-                await loop.sock_sendall(each, _BEGUN)
+                await loop.sock_sendall(each, BEGUN)
             await until(lambda: connected(w) == 3)
             await client(stack, socket.AF_INET, w.address)  # the youngest, and the only one that is quiet
             await until(lambda: connected(w) == 4)
@@ -155,7 +116,7 @@ async def test_room_is_made_by_nobody_who_has_begun_to_ask_or_has_a_tunnel() -> 
             w.gate._room.begun_seconds = 600
             for _ in range(5):
                 asking = await client(stack, socket.AF_INET, w.address)
-                await loop.sock_sendall(asking, _REFUSED)
+                await loop.sock_sendall(asking, REFUSED)
                 answering = asyncio.create_task(answer(asking))
                 await swept_until(w, answering.done)
                 assert answering.result() == b"HTTP/1.1 403"
@@ -173,11 +134,11 @@ async def test_heads_that_never_end_give_their_places_back() -> None:
     async with world(max_connections=8, head_timeout=0.5) as w:
         with ExitStack() as stack:
             for _ in range(8):
-                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
+                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), BEGUN)
             await until(lambda: connected(w) == 8)
             asking = [await client(stack, socket.AF_INET, w.address) for _ in range(20)]
             for each in asking:
-                await loop.sock_sendall(each, _REFUSED)
+                await loop.sock_sendall(each, REFUSED)
             for each in asking:
                 assert await answer(each) == b"HTTP/1.1 403"
                 each.close()

@@ -13,7 +13,7 @@ import pytest
 
 from cloned_proxy.proxy.gate import door as doors
 from cloned_proxy.proxy.gate.door import Door
-from tests.proxy.gate.test_door import _REFUSED, answer, client, connected, somebody_waits
+from tests.proxy.gate.clients import REFUSED, answer, client, connected, somebody_waits
 from tests.proxy.support import World, until, world
 
 
@@ -31,7 +31,7 @@ async def test_who_waits_is_served_when_somebody_leaves_and_not_at_the_next_look
         with ExitStack() as stack:
             first = await client(stack, socket.AF_INET, w.address)
             second = await client(stack, socket.AF_INET, w.address)
-            await asyncio.get_running_loop().sock_sendall(second, _REFUSED)
+            await asyncio.get_running_loop().sock_sendall(second, REFUSED)
             await until(lambda: connected(w) == 1 and somebody_waits(w) and door_of(w)._full)
             first.close()
             assert await answer(second) == b"HTTP/1.1 403"

@@ -9,7 +9,6 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -19,22 +18,13 @@ from cloned_proxy.proxy.gate import room
 from cloned_proxy.proxy.gate.room import Room
 from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.cells import OwnCells
-from cloned_proxy.proxy.grants.crowd import Crowd
+from cloned_proxy.proxy.grants.connection_cap import ConnectionCap
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.telemetry.wait_metrics import WaitReason
-from tests.proxy.gate.test_door import _BEGUN, _REFUSED, answer, client, connected, somebody_waits
-from tests.proxy.support import SERVING, World, need_plane, seconds_waited, until, world
+from tests.proxy.gate.clients import BEGUN, REFUSED, answer, client, connected, somebody_waits
+from tests.proxy.support import World, either_gate, seconds_waited, until, world
 
-_KEPT = _REFUSED.replace(b"Connection: close\r\n", b"")
-
-
-@pytest.fixture(params=["python", "native"])
-def _either_gate(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "native":
-        need_plane()
-        SERVING.native = True
-    yield
-    SERVING.native = False
+_KEPT = REFUSED.replace(b"Connection: close\r\n", b"")
 
 
 async def held_by(stack: ExitStack, w: World, first: bytes, places: int) -> list[socket.socket]:
@@ -48,18 +38,18 @@ async def held_by(stack: ExitStack, w: World, first: bytes, places: int) -> list
     return clients
 
 
-@pytest.mark.usefixtures("_either_gate")
-@pytest.mark.parametrize("first", [b"", b"G", _BEGUN], ids=["nothing", "a byte", "half a head"])
+@either_gate
+@pytest.mark.parametrize("first", [b"", b"G", BEGUN], ids=["nothing", "a byte", "half a head"])
 async def test_who_holds_all_places_without_asking_keeps_nobody(first: bytes) -> None:
     async with world(max_connections=16, head_timeout=600) as w:
         with ExitStack() as stack:
             await held_by(stack, w, first, 16)
             asking = await client(stack, socket.AF_INET, w.address)
-            await asyncio.get_running_loop().sock_sendall(asking, _REFUSED)
+            await asyncio.get_running_loop().sock_sendall(asking, REFUSED)
             assert await answer(asking) == b"HTTP/1.1 403"
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 async def test_who_waits_for_a_place_is_counted_as_waiting() -> None:
     async with world(max_connections=2, head_timeout=600) as w:
         w.gate._room.quiet_seconds = w.gate._room.begun_seconds = 600
@@ -81,7 +71,7 @@ async def test_who_waits_for_a_place_is_counted_as_waiting() -> None:
             await until(lambda: not somebody_waits(w))
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 async def test_who_keeps_its_connections_and_asks_nothing_more_leaves_for_others() -> None:
     loop = asyncio.get_running_loop()
     async with world(max_connections=8, head_timeout=600, keep_alive_timeout=600) as w:
@@ -92,7 +82,7 @@ async def test_who_keeps_its_connections_and_asks_nothing_more_leaves_for_others
                 await loop.sock_sendall(each, _KEPT)
                 assert await answer(each) == b"HTTP/1.1 403"
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
+            await loop.sock_sendall(asking, REFUSED)
             assert await answer(asking) == b"HTTP/1.1 403"
 
 
@@ -102,12 +92,12 @@ async def test_as_many_leave_as_wait() -> None:
         with ExitStack() as stack:
             held = [await client(stack, socket.AF_INET, w.address) for _ in range(20)]
             for each in held:
-                await loop.sock_sendall(each, _BEGUN)
+                await loop.sock_sendall(each, BEGUN)
             await until(lambda: sum(each.begun for each in w.gate._connections) == 20)
             oldest = [each.transport.get_extra_info("peername") for each in sorted(w.gate._connections, key=_since)]
             for _ in range(3):
                 asking = await client(stack, socket.AF_INET, w.address)
-                await loop.sock_sendall(asking, _BEGUN)
+                await loop.sock_sendall(asking, BEGUN)
             # As they are accepted one by one, the first of them cannot be among those who leave.
             await until(lambda: sum(each.begun for each in w.gate._connections) == 20 and not somebody_waits(w))
             left = {each.transport.get_extra_info("peername") for each in w.gate._connections}
@@ -121,10 +111,10 @@ def _since(connection: object) -> float:
 @pytest.mark.parametrize(("held", "waiting"), [(200, 1), (200, 200), (200, 800), (20_000, 4_096), (16, 4_096), (1, 1)])
 async def test_the_time_for_a_first_head_brings_everybody_in_soon(held: int, waiting: int) -> None:
     cells = OwnCells()
-    crowd = Crowd(held, cells)
+    cap = ConnectionCap(held, cells)
     for _ in range(held):
-        crowd.enter("caller", contended=False)
-    patience = Room(crowd, Siblings(cells), lambda: None)._patience(waiting, None)
+        cap.enter("caller", contended=False)
+    patience = Room(cap, Siblings(cells), lambda: None)._patience(waiting, None)
     assert room._LEAST_SECONDS <= patience <= 1.0
     # So many times all places are given to others until the last of those who wait has one.
     times = waiting / held
@@ -138,7 +128,7 @@ async def test_it_is_looked_again_while_descriptors_run_out(monkeypatch: pytest.
         await client(stack, socket.AF_INET, listening.getsockname())
         listener = Listener(listening, ANONYMOUS, "waits")
         cells = OwnCells()
-        made = Room(Crowd(5, cells), Siblings(cells), lambda: looks.append(True))
+        made = Room(ConnectionCap(5, cells), Siblings(cells), lambda: looks.append(True))
 
         def exhausted(_: int) -> int:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -16,12 +16,13 @@ from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.gate import room
 from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
-from tests.proxy.gate.test_door import (
-    _BEGUN,
-    _REFUSED,
+from tests.proxy.gate.clients import (
+    BEGUN,
+    REFUSED,
     answer,
     client,
     connected,
+    slow_client,
     somebody_waits,
     swept_until,
     tunnels,
@@ -30,7 +31,7 @@ from tests.proxy.plain.support import answering, request
 from tests.proxy.support import HOST, World, allow, until, upstream, world
 
 _LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
-_KEPT = _REFUSED.replace(b"Connection: close\r\n", b"")
+_KEPT = REFUSED.replace(b"Connection: close\r\n", b"")
 
 
 async def sweep_several_times(w: World) -> None:
@@ -51,9 +52,9 @@ async def test_who_still_receives_a_response_gets_all_of_it_and_then_a_fin() -> 
             await loop.sock_sendall(slow, request(server.port))
             await until(lambda: len(w.audit.ends) == 1)  # the last byte of it is the kernel's
             begun = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(begun, _BEGUN)
+            await loop.sock_sendall(begun, BEGUN)
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
+            await loop.sock_sendall(asking, REFUSED)
             await until(lambda: somebody_waits(w))
             await sweep_several_times(w)
             told = b""
@@ -78,7 +79,7 @@ async def test_who_has_asked_unseen_is_answered() -> None:
             await loop.sock_sendall(kept, _KEPT)
             assert await answer(kept) == b"HTTP/1.1 403"
             begun = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(begun, _BEGUN)
+            await loop.sock_sendall(begun, BEGUN)
             await client(stack, socket.AF_INET, w.address)
             await until(lambda: somebody_waits(w))
             while True:  # the rest of the first answer
@@ -86,7 +87,7 @@ async def test_who_has_asked_unseen_is_answered() -> None:
                     kept.recv(65_536)
                 except BlockingIOError:
                     break
-            kept.send(_REFUSED)
+            kept.send(REFUSED)
             w.gate.sweep()  # before the loop has had a turn
             assert await answer(kept) == b"HTTP/1.1 403"
 
@@ -101,13 +102,13 @@ async def test_nobody_leaves_for_a_party_that_has_its_share(tmp_path: Path) -> N
         w.gate._room.begun_seconds = 600
         with ExitStack() as stack:
             for _ in range(4):
-                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
+                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), BEGUN)
             await until(lambda: len(w.gate._connections) == 4 == connected(w))
             await client(stack, socket.AF_INET, w.address)
             quiet = await client(stack, socket.AF_UNIX, str(path))
             await until(lambda: connected(w) == 5 and somebody_waits(w))
             await sweep_several_times(w)
-            await loop.sock_sendall(quiet, _REFUSED)
+            await loop.sock_sendall(quiet, REFUSED)
             assert await answer(quiet) == b"HTTP/1.1 403"
 
 
@@ -119,10 +120,10 @@ async def test_the_share_of_a_party_holds_beside_a_listener_with_proxy_headers(t
         await w.gate.open(slot)
         with ExitStack() as stack:
             for _ in range(6):
-                await loop.sock_sendall(await client(stack, socket.AF_UNIX, str(path)), _BEGUN)
+                await loop.sock_sendall(await client(stack, socket.AF_UNIX, str(path)), BEGUN)
             await until(lambda: connected(w) >= 4 and somebody_waits(w, slot))
             other = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(other, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            await loop.sock_sendall(other, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + REFUSED)
             assert await answer(other) == b"HTTP/1.1 403"
             assert connected(w) <= 5
 
@@ -133,13 +134,13 @@ async def test_heads_that_do_not_become_whole_leave_for_who_waits() -> None:
         with ExitStack() as stack:
             begun = [await client(stack, socket.AF_INET, w.address) for _ in range(4)]
             for each in begun:
-                await loop.sock_sendall(each, _BEGUN)
+                await loop.sock_sendall(each, BEGUN)
             await until(lambda: len(w.gate._connections) == 4)
             w.gate._room.begun_seconds = 0
             await sweep_several_times(w)
             assert connected(w) == 4  # nobody waits
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
+            await loop.sock_sendall(asking, REFUSED)
             answering_other = asyncio.create_task(answer(asking))
             await swept_until(w, answering_other.done)
             assert answering_other.result() == b"HTTP/1.1 403"
@@ -157,7 +158,7 @@ async def test_urgent_bytes_are_the_beginning_of_a_head_and_keep_no_place() -> N
             await until(lambda: [each.begun for each in w.gate._connections] == [True, True])
             w.gate._room.begun_seconds = 0
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
+            await loop.sock_sendall(asking, REFUSED)
             answering_other = asyncio.create_task(answer(asking))
             await swept_until(w, answering_other.done)
             assert answering_other.result() == b"HTTP/1.1 403"
@@ -172,7 +173,7 @@ async def test_proxy_headers_that_do_not_become_whole_leave_for_who_waits() -> N
                 await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), b"PROXY ")
             await until(lambda: connected(w) == 2)
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            await loop.sock_sendall(asking, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + REFUSED)
             answering_other = asyncio.create_task(answer(asking))
             await swept_until(w, answering_other.done)
             assert answering_other.result() == b"HTTP/1.1 403"
@@ -203,12 +204,12 @@ async def test_who_has_just_come_stays(tmp_path: Path, monkeypatch: pytest.Monke
         with ExitStack() as stack:
             quiet = await client(stack, socket.AF_UNIX, w.address)
             begun = await client(stack, socket.AF_UNIX, w.address)
-            await loop.sock_sendall(begun, _BEGUN)
+            await loop.sock_sendall(begun, BEGUN)
             await until(lambda: connected(w) == 2)
             await client(stack, socket.AF_UNIX, w.address)
             await until(lambda: somebody_waits(w))
             await sweep_several_times(w)
-            await loop.sock_sendall(quiet, _REFUSED)
+            await loop.sock_sendall(quiet, REFUSED)
             assert await answer(quiet) == b"HTTP/1.1 403"
             await loop.sock_sendall(begun, b"Host: denied.example\r\nConnection: close\r\n\r\n")
             assert await answer(begun) == b"HTTP/1.1 403"
@@ -225,7 +226,7 @@ async def test_a_proxy_header_that_has_just_begun_stays(monkeypatch: pytest.Monk
             await client(stack, socket.AF_INET, w.address)
             await until(lambda: connected(w) == 1 and somebody_waits(w))
             await sweep_several_times(w)
-            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + REFUSED)
             assert await answer(begun) == b"HTTP/1.1 403"
 
 
@@ -246,7 +247,7 @@ async def test_no_proxy_header_leaves_for_a_party_that_has_its_share(tmp_path: P
             await client(stack, socket.AF_UNIX, str(path))
             await until(lambda: somebody_waits(w, slot))
             w.gate.sweep()
-            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + REFUSED)
             assert await answer(begun) == b"HTTP/1.1 403"
 
 
@@ -262,7 +263,7 @@ async def test_the_longest_quiet_leave_first() -> None:
                 await asyncio.sleep(0.01)  # uvloop tells the time in milliseconds
             for each in idle:
                 asking = await client(stack, socket.AF_INET, w.address)
-                await loop.sock_sendall(asking, _REFUSED)
+                await loop.sock_sendall(asking, REFUSED)
                 leaving = asyncio.create_task(answer(each))
                 await swept_until(w, leaving.done)
                 assert leaving.result() == b""
@@ -303,17 +304,6 @@ async def test_a_listener_that_is_closed_wants_nothing() -> None:
         assert not somebody_waits(w, closed)
 
 
-async def slow_client(stack: ExitStack, w: World, port: int) -> socket.socket:
-    """It has asked for the last time, and reads nothing of what is on its way."""
-    loop = asyncio.get_running_loop()
-    sock = stack.enter_context(socket.socket())
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    await loop.sock_connect(sock, w.address)
-    await loop.sock_sendall(sock, request(port, headers="Connection: close\r\n"))
-    return sock
-
-
 async def test_who_takes_nothing_of_the_last_answer_leaves_for_who_waits() -> None:
     loop = asyncio.get_running_loop()
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
@@ -326,7 +316,7 @@ async def test_who_takes_nothing_of_the_last_answer_leaves_for_who_waits() -> No
             await sweep_several_times(w)
             assert connected(w) == 2  # nobody waits
             asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
+            await loop.sock_sendall(asking, REFUSED)
             answering_other = asyncio.create_task(answer(asking))
             await swept_until(w, answering_other.done)
             assert answering_other.result() == b"HTTP/1.1 403"

@@ -23,7 +23,7 @@ from cloned_proxy.policy.terms.vocabulary import Anonymous
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.grants.budget import Budgets
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.engine import TlsInspector
 from cloned_proxy.proxy.inspection.examining.held import HeldBodies
 from cloned_proxy.proxy.inspection.http1.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.http2.front import Front
@@ -183,7 +183,7 @@ class World:
     audit: Audit
     resolver: Resolver
     enforcer: Enforcer
-    inspector: MitmInspector
+    inspector: TlsInspector
     settings: ProxySettings
     metrics: Metrics
     upstream: Upstream
@@ -220,7 +220,7 @@ class World:
         injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
         bodies = HeldBodies()
         client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
-        inspector = MitmInspector(
+        inspector = TlsInspector(
             enforcer=enforcer,
             injector=injector,
             leaks=leaks,

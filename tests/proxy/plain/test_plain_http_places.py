@@ -6,29 +6,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 
+from cloned_proxy.policy.callers.caller import CallerSource, Principal
+from cloned_proxy.proxy.own.requests_api import RequestsApi
 from cloned_proxy.proxy.plain import kept_client
 from cloned_proxy.proxy.transport.settled import unsent
-from tests.proxy.gate.test_door import _REFUSED, answer, client, connected, swept_until
-from tests.proxy.gate.test_room import slow_client
-from tests.proxy.plain.support import answering, request
-from tests.proxy.support import HOST, SERVING, World, allow, need_plane, until, upstream, world
+from tests.proxy.gate.clients import REFUSED, answer, client, connected, slow_client, swept_until
+from tests.proxy.plain.support import answering, read_message, request
+from tests.proxy.support import HOST, World, allow, either_gate, until, upstream, world
+from tests.proxy.tunnel.test_ended_early import OwnApi
 
 _UNFINISHED = b"POST http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nContent-Length: 1000\r\n\r\n"
+_API = cast(RequestsApi, OwnApi())
+_TO_THE_PROXY = b"POST http://cloned.internal/whole HTTP/1.1\r\nHost: cloned.internal\r\nContent-Length: 420\r\n\r\n"
 _LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
-
-
-@pytest.fixture(params=["python", "native"])
-def _either_gate(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "native":
-        need_plane()
-        SERVING.native = True
-    yield
-    SERVING.native = False
 
 
 async def read_on(sock: socket.socket) -> bytes:
@@ -43,7 +38,7 @@ async def read_on(sock: socket.socket) -> bytes:
 async def is_answered(stack: ExitStack, w: World) -> None:
     """Somebody else finds a place."""
     asking = await client(stack, socket.AF_INET, w.address)
-    await asyncio.get_running_loop().sock_sendall(asking, _REFUSED)
+    await asyncio.get_running_loop().sock_sendall(asking, REFUSED)
     answering_other = asyncio.create_task(answer(asking))
     await swept_until(w, answering_other.done)
     assert answering_other.result() == b"HTTP/1.1 403"
@@ -61,6 +56,36 @@ async def test_who_keeps_back_the_body_of_a_refused_request_leaves_for_who_waits
                 await asyncio.get_running_loop().sock_sendall(each, _UNFINISHED)
                 assert await answer(each) == b"HTTP/1.1 403"
             await is_answered(stack, w)
+
+
+@either_gate
+@pytest.mark.parametrize("sent", [b"", b"x"], ids=["nothing of it", "a byte of it"])
+async def test_who_keeps_back_the_body_of_a_request_to_the_proxy_itself_leaves_for_who_waits(sent: bytes) -> None:
+    loop, tool = asyncio.get_running_loop(), Principal("demo@v1", "run", CallerSource.LISTENER)
+    async with world(max_connections=2, head_timeout=600, principal=tool, requests=_API) as w:
+        with ExitStack() as stack:
+            held = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            for each in held:
+                await loop.sock_sendall(each, _TO_THE_PROXY + sent)
+            await until(lambda: sum(each.begun for each in w.gate._connections) == 2)
+            for _ in range(3):
+                w.gate.sweep()
+            assert connected(w) == 2  # nobody waits
+            w.gate._room.begun_seconds = 0
+            await is_answered(stack, w)
+
+
+async def test_who_sends_that_body_is_answered_and_has_its_time_for_the_next_request() -> None:
+    tool = Principal("demo@v1", "run", CallerSource.LISTENER)
+    async with world(max_connections=2, head_timeout=600, principal=tool, requests=_API) as w:
+        reader, writer = await w.connect()
+        for _ in range(2):
+            writer.write(_TO_THE_PROXY + b"x" * 419)
+            await until(lambda: [each.begun for each in w.gate._connections] == [True])
+            writer.write(b"x")
+            assert (await read_message(reader)).status == 400
+            assert [(each.begun, each.quiet) for each in w.gate._connections] == [(False, True)]
+        writer.close()
 
 
 async def test_who_sends_that_body_meanwhile_gets_the_whole_answer_and_a_fin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +129,7 @@ async def test_who_takes_nothing_behind_its_own_fin_has_the_idle_timeout_for_it(
             await swept_until(w, lambda: not connected(w))
 
 
-@pytest.mark.usefixtures("_either_gate")
+@either_gate
 async def test_who_has_all_of_its_last_answer_and_stays_is_let_go_of() -> None:
     async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
         w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -206,7 +206,7 @@ async def test_a_listener_that_closes_takes_what_it_hands_over_from_its_own_part
 async def test_a_connection_on_its_way_from_the_plane_has_a_place_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(settings={"max_connections": 1}) as w:
         plane = plane_of(w)
-        own = w.gate._crowd._cells
+        own = w.gate._cap._cells
         held: list[list[int]] = []
         given_up = plane._library.plane_adopted
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from cloned_proxy.proxy.plane import library
-from tests.proxy.gate.test_door import _REFUSED, answer
+from tests.proxy.gate.clients import REFUSED, answer
 from tests.proxy.plane.broken_plane import OF_DESCRIPTORS, broken
 from tests.proxy.support import SERVING, World, need_plane, until, world
 
@@ -62,7 +62,7 @@ async def _accepted(w: World) -> int:
             accepted = _entered(w)
         # Once there are some again, everybody comes in.
         clients[-1].connect(w.address)
-        clients[-1].sendall(_REFUSED)
+        clients[-1].sendall(REFUSED)
         clients[-1].setblocking(False)
         assert await answer(clients[-1]) == b"HTTP/1.1 403"
         return accepted

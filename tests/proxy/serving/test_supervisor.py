@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.proxy.grants.workers import Worker, forget_report, make_directory, problems_of, remove_directory
-from cloned_proxy.proxy.serving.post import Post
+from cloned_proxy.proxy.serving.child import ChildProcess
 
 
 def deaths(*lifetimes: float) -> list[float]:
     """Seconds until each successor, for children that lived so long."""
-    post, now, waits = Post("worker 0", lambda _: None, lambda: None), 0.0, []
+    child, now, waits = ChildProcess("worker 0", lambda _: None, lambda: None), 0.0, []
     for lifetime in lifetimes:
-        post.pid, post.since = 4711, now
+        child.pid, child.since = 4711, now
         now += lifetime
-        post.died(now)
-        assert post.pid == 0
-        waits.append(post.due - now)
-        now = post.due
+        child.died(now)
+        assert child.pid == 0
+        waits.append(child.due - now)
+        now = child.due
     return waits
 
 
@@ -37,8 +37,8 @@ def test_a_child_that_lived_long_is_replaced_at_once_whatever_came_before() -> N
 
 def test_what_a_dead_child_had_is_cleaned_up_before_the_next() -> None:
     cleaned: list[str] = []
-    post = Post("worker 0", lambda _: None, lambda: cleaned.append("worker 0"))
-    post.died(1.0)
+    child = ChildProcess("worker 0", lambda _: None, lambda: cleaned.append("worker 0"))
+    child.died(1.0)
     assert cleaned == ["worker 0"]
 
 

@@ -13,7 +13,7 @@ from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.slots import service_relay
 from cloned_proxy.proxy.slots.service_relay import ServiceRelay
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
-from tests.proxy.gate.test_door import answer, client
+from tests.proxy.gate.clients import answer, client
 from tests.proxy.plain.support import answering
 from tests.proxy.support import HOST, allow, until, upstream, world
 

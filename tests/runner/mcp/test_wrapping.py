@@ -303,3 +303,12 @@ def test_lines_that_fetch_a_package(line: str, package: tuple[Any, ...] | None) 
     command, *args = line.split()
     wanted = None if package is None else (Package(*package[:4]), package[4])
     assert package_of(command, args) == wanted
+
+
+def test_a_server_that_would_write_beside_its_program_is_told_of_before_it_fails(place: Workspace) -> None:
+    line = {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-memory"]}
+    path = written(place, ".mcp.json", json.dumps({"mcpServers": {"memory": line}}))
+    file, registry = ClientFile.load(path), ServerRegistry(place)
+    (each,) = make_plan(file, registry, ServerStarter(PROGRAM, place.root)).wrapped
+    (note,) = each.notes
+    assert "MEMORY_FILE_PATH" in note

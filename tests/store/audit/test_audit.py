@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +15,6 @@ from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.settings.config import AuditSettings
 from cloned_proxy.telemetry.events import FlowEnd, PolicyEvent
 from tests.store.audit.writing import EVENT, fill, wait
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
-def writer(path: Path) -> Iterator[AuditWriter]:
-    writer = AuditWriter(path, queue=100, retention_days=100_000)
-    yield writer
-    writer.close()
 
 
 async def test_a_committed_event_is_on_disk_and_the_chain_holds(writer: AuditWriter, path: Path) -> None:

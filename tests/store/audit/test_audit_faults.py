@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,18 +20,6 @@ from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import AuditUnavailableError
 from tests.store.audit.writing import EVENT, fill, wait
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state.db"
-
-
-@pytest.fixture
-def writer(path: Path) -> Iterator[AuditWriter]:
-    writer = AuditWriter(path, queue=100, retention_days=100_000)
-    yield writer
-    writer.close()
 
 
 async def test_who_fills_the_queue_waits_for_the_disk_and_nobody_else_does(path: Path) -> None:

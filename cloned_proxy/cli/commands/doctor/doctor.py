@@ -19,6 +19,7 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     from cloned_proxy.cli.commands.doctor.fleet_checks import fleet_checks
     from cloned_proxy.cli.commands.doctor.git_checks import git_check
     from cloned_proxy.cli.commands.doctor.registry_checks import registry_check
+    from cloned_proxy.cli.commands.doctor.waiting_check import waiting_check
     from cloned_proxy.cli.show.output import paint, put_json, visible
     from cloned_proxy.cli.show.tables import put_indented
     from cloned_proxy.cli.show.warnings import warnings_to_stderr
@@ -28,6 +29,8 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     warnings_to_stderr()
     checks = run_checks(workspace, policy)
     place = Workspace.find(workspace)
+    if place.root.is_dir() and (found := waiting_check(place)) is not None:
+        checks.append(found)
     if place.root.is_dir() and (found := git_check(place)) is not None:
         checks.append(found)
     if place.root.is_dir() and (found := registry_check(place, policy)) is not None:

@@ -22,9 +22,11 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 _SECONDS: Final = 3.0
 _MAX_HEAD: Final = 16_384
-_QUESTION: Final = "OPTIONS http://cloned.invalid/ HTTP/1.1\r\nHost: cloned.invalid\r\nConnection: close\r\n"
-"""About a name that never is (RFC 6761), so that the answer is the proxy's own. Not with `Max-Forwards: 0`: that Squid
-answers without having looked at the credential."""
+_NOWHERE: Final = "255.255.255.255"
+_QUESTION: Final = f"OPTIONS http://{_NOWHERE}/ HTTP/1.1\r\nHost: {_NOWHERE}\r\nConnection: close\r\n"
+"""About an address that TCP never dials (RFC 1122, section 4.2.3.10), so that the answer is the proxy's own, and comes
+at once. A name, also one that never is, is looked up first, for as long as the proxy's name servers are silent. Not
+with `Max-Forwards: 0`: that Squid answers without having looked at the credential."""
 
 
 class UpstreamProblemError(Exception):
@@ -36,7 +38,7 @@ class UpstreamProblemError(Exception):
 
 
 class UpstreamSlowError(UpstreamProblemError):
-    """It takes connections, and has not said in time what it makes of a question about no name: some look that up."""
+    """The proxy takes connections, but did not answer in time about a reserved name: some look that up first."""
 
 
 def upstream_check(workspace: Workspace) -> Check:

@@ -16,6 +16,7 @@ from cloned_proxy.cli.show.output import put
 from cloned_proxy.program_name import absolute_words
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.mcp.client_file import ClientFile
+from cloned_proxy.runner.mcp.own_files import variable_of_its_file
 from cloned_proxy.runner.mcp.packages import Kind, parse_package
 from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, McpServer, Project, ServerRegistry
 from cloned_proxy.runner.mcp.snippets import snippets
@@ -23,6 +24,7 @@ from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer
 from cloned_proxy.runner.mcp.wrapping import ServerStarter, tool_of, why_not_taken_over
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.values.errors import SandboxError
+from cloned_proxy.runner.values.spec import HOME
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.edit_service import EditService
 from cloned_proxy.store.policyfile.tool_sections import add_tool_sections
@@ -63,6 +65,7 @@ def add_server(options: AddOptions) -> None:
     service = EditService(place, policy_to_edit(place, options.policy))
     tool = tool_of(options.name)
     add_tool_sections(service, [tool], report=options.report, actor=actor(), why="", dry_run=True)
+    _warn_of_its_file(options, kind, text)
     server = _baked(options, place, kind, text)
     registry.put(options.name, server)
     registry.use_engine(os.environ.get("DOCKER_HOST") or None)
@@ -79,6 +82,16 @@ def add_server(options: AddOptions) -> None:
     for clients, snippet in snippets(options.name, starter, list(options.env)):
         say(f"for {clients}:")
         put(snippet)
+
+
+def _warn_of_its_file(options: AddOptions, kind: Kind, text: str) -> None:
+    with contextlib.suppress(ValueError):  # a package that cannot be read is told by whoever bakes it
+        wanted = variable_of_its_file(parse_package(kind, text))
+        if wanted is not None and wanted not in options.env:
+            say(
+                f"{options.name} keeps its file beside its program, which is read-only: name one below {HOME} by "
+                f"`--env {wanted}` and in the client's file"
+            )
 
 
 def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> McpServer:

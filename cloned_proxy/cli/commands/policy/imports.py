@@ -81,7 +81,6 @@ def read_list(path: Path, tool: str | None) -> ForeignList:
 
 def import_list(path: Path, tool: str | None, options: EditOptions) -> Imported:
     """Everything that can be taken, in one edit. Raises CommandError, PolicyError, StoreError."""
-    from cloned_proxy.cli.editing.editing import actor
     from cloned_proxy.cli.place.place import say_if_unserved, workspace_to_write
     from cloned_proxy.store.policyfile.policy_entry import rules_of
 
@@ -95,14 +94,7 @@ def import_list(path: Path, tool: str | None, options: EditOptions) -> Imported:
     additions = _additions(found)
     summary = f"import {path.name}: {len(found.wanted)} hosts"
     before = _rule_ids(service.path, place.presets)
-    result = service.add(
-        additions,
-        actor=actor(),
-        why=options.why,
-        summary=summary,
-        dry_run=options.dry_run,
-        update_tests=options.update_tests,
-    )
+    result = options.add(service, additions, summary)
     ids = [rule.id for addition in additions for rule in rules_of(addition)]
     in_order = [each for addition in additions for each in _of(found, addition)]
     new = tuple(each for each, rule in zip(in_order, ids, strict=True) if rule not in before)

@@ -55,7 +55,7 @@ def _lines(file: Path) -> list[str]:
 def _variable(text: str, own: Mapping[str, str], place: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and name.isascii()):
-        # Not quoted: where a name is missing, what stands there may be the secret.
+        # The message does not quote the text: where a name is missing, what stands there may be the secret.
         raise CommandError(f"{place} not NAME=VALUE or NAME; a name is made of letters, digits and _")
     if not equals and name not in own:
         raise CommandError(f"{place} {name} is not set in this environment; export it, or write {name}=VALUE")

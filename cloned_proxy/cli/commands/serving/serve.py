@@ -80,7 +80,7 @@ def serve(
         plane=chosen,
     )
     try:
-        # Of the native plane the workers are threads.
+        # The native plane's workers are threads of one process.
         processes = workers if chosen.library is None else 1
         run_in_foreground(options, directory=workspace, workers=processes, log_format=log_format)
     except BindError as error:

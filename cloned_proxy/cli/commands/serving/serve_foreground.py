@@ -96,17 +96,11 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int, contro
 
 async def _serve(server: Server, control: Control, warm: Starter) -> None:
     asked_to_stop = asyncio.Event()
-    reloads: set[asyncio.Task[None]] = set()
 
     def stop() -> None:
         if asked_to_stop.is_set():
             server.cut()
         asked_to_stop.set()
-
-    def reload() -> None:
-        task = asyncio.ensure_future(server.reload())
-        reloads.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(reloads.discard)
 
     await server.start()
     unused = asyncio.create_task(_stop_when_unused(server, stop))
@@ -114,7 +108,7 @@ async def _serve(server: Server, control: Control, warm: Starter) -> None:
     canary = asyncio.create_task(probe_forever(prober, interval)) if interval and prober is not None else None
     beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
-    with signals_handled(stop=stop, reload=reload), ExitStack() as announcement:
+    with signals_handled(stop=stop, reload=server.reload_soon), ExitStack() as announcement:
         announcement.enter_context(
             denials_shown(server.workspace.state_db, wanted=control.options.log_format == "console")
         )

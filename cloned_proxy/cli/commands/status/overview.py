@@ -13,8 +13,10 @@ from cloned_proxy.cli.show.entries import lines as entry_lines
 from cloned_proxy.cli.show.output import paint, short_path, visible
 from cloned_proxy.cli.show.retries import together
 from cloned_proxy.cli.show.tables import when
+from cloned_proxy.cli.show.waiting import waited_for
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.program_name import in_this_shell
+from cloned_proxy.runner.namespaces.netns import may_enter
 from cloned_proxy.store.approvals.approvals import ApprovalService
 from cloned_proxy.store.audit.audit_log import AuditLog, LogEntry
 from cloned_proxy.store.audit.tally import Tally
@@ -26,13 +28,6 @@ _HOUR: Final = 3600
 _LOOKED_AT: Final = 200
 """How many of the newest denials are read; retries of one call are shown as one."""
 _SHOWN: Final = 3
-_WAITING: Final = {
-    "max_connections": "a place (`proxy: {max_connections: …}`)",
-    "open_files": "a file descriptor (`ulimit -Hn`)",
-    "audit_queue": "the log (`audit: {queue: …}`, the disk)",
-    "denials_per_minute": "their refusals (`denials_per_minute`)",
-}
-"""By what they wait for: `telemetry/wait_metrics.py`, in words and with what bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +178,7 @@ def lines(found: Overview) -> Iterator[str]:
         yield from (_line("", visible(problem)) for problem in live.problems)
         yield _line("plane", f"{live.plane['serving']}: {visible(live.plane['why'])}")
         if live.waiting:
-            reasons = ", ".join(_WAITING.get(reason, visible(reason)) for reason in live.waiting)
-            yield _line("waiting", paint(f"within the last minute clients have waited for {reasons}", "yellow"))
+            yield _line("waiting", paint(waited_for(live.waiting), "yellow"))
         yield _line("control", live.url("control") or "off")
         metrics = live.url("metrics")
         yield _line("metrics", f"{metrics}/metrics" if metrics is not None else "off")
@@ -199,7 +193,16 @@ def lines(found: Overview) -> Iterator[str]:
     if found.pending:
         yield _line("requests", f"{found.pending} wait for a person: cloned-proxy approvals list")
     yield _line("sandbox", f"{found.engine or 'no container engine answers'}, {_probe(found.probe)}")
-    yield _line("model", "answers on 127.0.0.1:8080" if found.model else "none; start it: cloned-proxy llm up")
+    yield _line("model", _model_line(found))
+
+
+def _model_line(found: Overview) -> str:
+    if found.model:
+        return "answers on 127.0.0.1:8080"
+    if found.engine is None:
+        return "none; one would run in a container"
+    # The model's relay enters its slot, so `llm up` refuses everybody else.
+    return "none; start it: cloned-proxy llm up" if may_enter() else "none; root starts it: cloned-proxy llm up"
 
 
 def _line(name: str, text: str) -> str:

@@ -30,8 +30,10 @@ def init(
 ) -> None:
     """Ask what you run here, show the policy and write it. Then say the next command."""
     import sys
+    from dataclasses import replace
 
     from cloned_proxy.cli.commands.workspace.asking import GivenAnswers, ask
+    from cloned_proxy.cli.commands.workspace.images_here import images_here
     from cloned_proxy.cli.commands.workspace.initial import check_free, place_for, write
     from cloned_proxy.cli.show.errors import CommandError, say
     from cloned_proxy.cli.show.output import put, put_json
@@ -45,6 +47,8 @@ def init(
         )
     answers = ask(GivenAnswers(run, preset, sandbox), place, at_terminal=not yes)
     made = write(answers, place, policy, dry_run=dry_run)
+    if answers.sandbox:
+        made = replace(made, images=images_here())
     if as_json:
         put_json(made.as_data())
         return

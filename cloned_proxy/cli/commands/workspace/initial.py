@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from cloned_proxy.cli.editing.agents import Agent, agent_of
 from cloned_proxy.cli.show.errors import FAILED, CommandError
 from cloned_proxy.program_name import in_this_shell
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.store.files.yaml_edit import render
 from cloned_proxy.store.policyfile.edit_service import EditService
 from cloned_proxy.store.policyfile.preset_edit import Pinned, is_pinned, pinned, presets_written
@@ -32,7 +33,7 @@ class Tool:
 
     @property
     def agent(self) -> Agent | None:
-        """Of an agent: the worker's image lacks its program, and it wants a terminal and the project."""
+        """The agent that the command starts: it wants an image with its program, a terminal and the project."""
         return agent_of(self.command)
 
 
@@ -59,24 +60,33 @@ class Made:
     text: str
     derived: tuple[Pinned, ...]
     dry_run: bool
+    images: Collection[str] = ()
+    """Those that the engine has already."""
 
     @property
     def next_commands(self) -> list[str]:
         """What to type now, in order."""
         return [
-            *self._builds,
+            *(build for build, _ in self._builds),
             shlex.join(["cloned-proxy", "serve", *self._where]),
             *map(self._start, self.answers.tools),
         ]
 
     @property
-    def _builds(self) -> list[str]:
-        """What makes the images: once, and some minutes each. The worker's comes with the first one."""
+    def _builds(self) -> list[tuple[str, bool]]:
+        """What makes the images that the tools need, and whether that one is there: else it takes some minutes.
+
+        The worker's comes with the first one. An agent's command also says which image its tool runs in, so it is
+        needed where the image is there, too.
+        """
         if not self.answers.sandbox:
             return []
         agents = [(tool.id, tool.agent) for tool in self.answers.tools if tool.agent is not None]
-        builds = [shlex.join([*agent.build_words(tool), *self._where]) for tool, agent in agents]
-        return builds or ["cloned-proxy image build"]
+        if not agents:
+            return [] if PYTHON_IMAGE in self.images else [("cloned-proxy image build", False)]
+        return [
+            (shlex.join([*agent.build_words(tool), *self._where]), agent.image in self.images) for tool, agent in agents
+        ]
 
     def _start(self, tool: Tool) -> str:
         if not self.answers.sandbox:
@@ -106,10 +116,10 @@ class Made:
             return
         yield f"written: {self.path} (policy version {self.version})"
         commands = [in_this_shell(command) for command in self.next_commands]
-        builds = len(self._builds)
-        for build in commands[:builds]:
-            yield f"once, some minutes: {build}"
-        serve, start, *others = commands[builds:]
+        for _, is_there in self._builds:
+            takes = "a moment (the image is there)" if is_there else "some minutes"
+            yield f"once, {takes}: {commands.pop(0)}"
+        serve, start, *others = commands
         yield f"next: {serve}"
         yield f"then, in another terminal: {start}"
         for other in others:

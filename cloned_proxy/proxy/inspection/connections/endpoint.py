@@ -244,7 +244,7 @@ class Endpoint:
             else:
                 self.last_byte = time.monotonic()
                 if self.tls.unsent > bounds.UNSENT:
-                    # It asks and asks, and reads nothing.
+                    # The client asks and asks, and reads nothing.
                     self.tls.abort()
 
     # The end.

@@ -17,7 +17,7 @@ class _Connection(H2Connection):
     """`h2` ends the connection for two things that do not concern all of it."""
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
-        """It only says that nothing new is to begin (RFC 9113, section 6.8)."""
+        """A GOAWAY only says that nothing new is to begin (RFC 9113, section 6.8)."""
         told = ConnectionTerminated()
         told.error_code, told.last_stream_id = frame.error_code, frame.last_stream_id
         return [], [told]

@@ -64,7 +64,7 @@ class InspectedConnection:
     def open_grant(self) -> Grant | None:
         return self._exchange.grant if self._exchange is not None else None
 
-    # Its life.
+    # The life of the connection.
 
     async def serve(self) -> None:
         """From the ClientHello to the end of the connection, with all that belongs to it."""
@@ -92,7 +92,7 @@ class InspectedConnection:
             self._tls.abort() if self.doomed else self._tls.close()
 
     async def _end_exchange(self) -> None:
-        """It is ending by now, with something to say or not."""
+        """Ends the exchange under way: the connection is ending, with something to say or not."""
         exchange = self._exchange
         if exchange is not None and exchange.task is not None:
             await asyncio.wait((exchange.task,), timeout=_END_SECONDS)
@@ -224,7 +224,7 @@ class InspectedConnection:
             raise BrokenBodyError("the client has gone") from None
 
     def _refuse_head(self, error: HeadError) -> None:
-        """It belongs to no exchange."""
+        """Answers what is no head; the refusal belongs to no exchange."""
         self._say(self.services.admission.refuse_head(self.tunnel, error))
 
     def _say(self, answer: Answer) -> None:

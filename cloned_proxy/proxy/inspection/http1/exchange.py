@@ -84,7 +84,7 @@ class Exchange(Stream):
         await self.pipe.room(BACKLOG)
 
     def refuse_body(self, answer: Answer) -> None:
-        """It is malformed: what has gone upstream of it stays incomplete."""
+        """Ends the exchange for its malformed body: what has gone upstream of it stays incomplete."""
         self._refusal = answer
         self.cancel("refused:malformed_request")
 

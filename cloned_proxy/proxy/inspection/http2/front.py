@@ -132,7 +132,7 @@ class Front(Endpoint):
         with contextlib.suppress(H2Error):
             self.h2.send_headers(number, heads.answer_block(answer))
             self.h2.send_data(number, answer.body, end_stream=True)
-        # Not before the client has had a moment to finish: told at once, curl forgets the answer that it has.
+        # The client first gets a moment to finish: reset at once, curl forgets the answer that it has.
         self._loop.call_later(LINGER_SECONDS, self.reset, number, ErrorCodes.NO_ERROR)
 
     def _reset_came(self, stream: Http2Stream | None, cause: str) -> None:

@@ -17,6 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from cloned_proxy.policy.paths.registry_path import project_of_file
 from cloned_proxy.policy.terms.registry import Registry
+from cloned_proxy.policy.terms.strict_json import each_key_once
 from cloned_proxy.proxy.inspection.registry.dates import Dated, Dates, file_key, is_old_enough, parse_time, spelled_in
 from cloned_proxy.proxy.inspection.registry.filtered import Filtered, MetadataError
 
@@ -175,19 +176,12 @@ def _settle_info(document: dict[str, Any], kept: Mapping[str, object]) -> None:
 
 def _object(body: bytes | bytearray) -> dict[str, Any]:
     try:
-        document = json.loads(body, object_pairs_hook=_each_key_once)
+        document = json.loads(body, object_pairs_hook=each_key_once)
     except (ValueError, RecursionError) as error:
         raise MetadataError("its metadata is not JSON that can be read in one way only") from error
     if not isinstance(document, dict):
         raise MetadataError("its metadata is not a JSON object")
     return document
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def _anchor(file: Mapping[str, Any]) -> str:

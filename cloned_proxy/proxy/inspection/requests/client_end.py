@@ -30,7 +30,7 @@ class OpenedClient(Protocol):
 
 
 class ClientEnd(ABC):
-    """`Stream` calls these. What raises BrokenBodyError or H2Error says that nobody is there any more."""
+    """The client's end of a `Stream`. BrokenBodyError or H2Error say that nobody is there any more."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ class ClientEnd(ABC):
 
     @abstractmethod
     def _break_off(self) -> None:
-        """It was cancelled: what has been sent must not look whole."""
+        """Ends an answer that was cancelled: what has been sent must not look whole."""
 
     @abstractmethod
     async def _let_finish(self) -> None:

@@ -77,7 +77,7 @@ class Stream(ClientEnd):
         One of HTTP/1.1 is not read while more than 64 KiB of its body wait, and is looked at each second then.
         """
 
-    # Its life.
+    # The life of the stream.
 
     async def run(self) -> None:
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +26,26 @@ def test_one_that_takes_its_time_is_not_called_dead(tmp_path: Path, monkeypatch:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         status, detail = checked(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
     assert (status, "takes connections" in detail, "nothing gets out" in detail) == ("warn", True, False)
+
+
+def test_one_whose_name_servers_are_silent_answers_all_the_same(tmp_path: Path) -> None:
+    """A stand-in of Squid: what has a name is looked up first, which may take for ever; an address is not."""
+    asked = []
+
+    def squid(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rb") as lines:
+            target = lines.readline().split()[1].decode()
+            asked.append(target)
+            ipaddress.ip_address(urlsplit(target).hostname or "")  # else silence
+            connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=squid, args=(listening,))
+        answering.start()
+        status, detail = checked(tmp_path, f"127.0.0.1:{listening.getsockname()[1]}")
+        answering.join()
+    assert (status, "answers" in detail) == ("ok", True), asked
 
 
 def test_one_that_nobody_is_at_is(tmp_path: Path) -> None:

@@ -144,3 +144,13 @@ def test_a_file_that_cannot_be_written_at_the_end_leaves_no_server_behind(
     assert len(bakery.baked) == 2
     assert workspace.call("mcp", "unwrap", str(file)).returncode == 0
     assert file.read_text() == "{}"
+
+
+@pytest.mark.parametrize(("env", "told"), [((), True), (("--env", "MEMORY_FILE_PATH"), False)])
+def test_one_that_would_write_beside_its_program_is_told_of_before_it_is_baked(
+    workspace: Workspace, file: Path, bakery: Bakery, env: tuple[str, ...], *, told: bool
+) -> None:
+    package = "@modelcontextprotocol/server-memory@2026.8.31"
+    done = workspace.call("mcp", "add", "memory", "--npm", package, *env, "--write", str(file))
+    assert (done.returncode, bakery.baked) == (0, [package])
+    assert ("by `--env MEMORY_FILE_PATH`" in done.stderr) == told

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from cloned_proxy.cli.commands.status import overview
+from cloned_proxy.program_name import in_this_shell
+from cloned_proxy.store.workspaces.workspace import Workspace as Place
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.pseudo_terminal import at_terminal, plain
 
@@ -24,6 +29,23 @@ def test_status_fails_while_nothing_serves(workspace: Workspace) -> None:
     told = workspace.json("status", code=1)
     assert (told["serving"], told["addresses"], told["policy"]["rules"]) == (False, None, 1)
     assert not (workspace.path / "state.db").exists(), "status wrote something"
+
+
+@pytest.mark.parametrize(
+    ("engine", "enters", "said"),
+    [
+        (None, True, "none; one would run in a container"),
+        ("Docker 26", False, "none; root starts it: cloned-proxy llm up"),
+        ("Docker 26", True, "none; start it: cloned-proxy llm up"),
+    ],
+)
+def test_a_model_is_offered_to_whoever_could_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str | None, said: str, *, enters: bool
+) -> None:
+    monkeypatch.setattr(overview, "may_enter", lambda: enters)
+    monkeypatch.setattr(overview, "_engine", lambda: engine)
+    *_, last = overview.lines(overview.look(Place(tmp_path / ".cloned"), None))
+    assert last == in_this_shell(f"model     {said}")
 
 
 def test_status_of_a_broken_policy_says_why(workspace: Workspace) -> None:
@@ -60,7 +82,7 @@ def test_status_tells_addresses_policy_and_denials(workspace: Workspace) -> None
 
 
 @pytest.mark.parametrize("plane", ["auto", "off"])
-def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane: str) -> None:
+def test_status_and_doctor_say_that_clients_wait_and_what_for(workspace: Workspace, plane: str) -> None:
     workspace.write_policy(policy_text())
     settings = workspace.path / "config.yaml"
     settings.write_text("proxy: {max_connections: 1, head_timeout: 600.0}\n")
@@ -68,6 +90,7 @@ def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane:
     serving = workspace.serve("--plane", plane)
     told = workspace.json("status")
     assert told["waiting"] == []
+    assert doctor_on_waiting(workspace) == ["ok"]
     with contextlib.ExitStack() as stack:
         # More than room is made for between two looks: somebody waits all the time.
         for _ in range(50):
@@ -75,6 +98,12 @@ def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane:
         eventually(lambda: workspace.json("status")["waiting"] == ["max_connections"], what="that clients wait")
     shown = workspace.run("status", env=NO_ENGINE).stdout
     assert re.search(r"^waiting +within the last minute clients have waited for a place \(", shown, re.MULTILINE)
+    assert doctor_on_waiting(workspace) == ["warn"]
+
+
+def doctor_on_waiting(workspace: Workspace) -> list[str]:
+    done = workspace.run("doctor", "--json", env=NO_ENGINE)
+    return [check["status"] for check in json.loads(done.stdout)["checks"] if check["name"] == "waiting"]
 
 
 def test_the_program_alone_says_what_to_do_next(workspace: Workspace) -> None:

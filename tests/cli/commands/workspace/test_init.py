@@ -6,12 +6,14 @@ import json
 import os
 import pty
 import select
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloned_proxy.cli.commands.workspace.initial import Answers, Tool, write
 from cloned_proxy.cli.editing.agents import AGENTS
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.workspaces.workspace import Workspace as Place
 from tests.cli.program import PROGRAM, Workspace
 
@@ -45,6 +47,29 @@ def test_an_agent_in_a_container_gets_an_image_that_has_it_and_a_terminal(worksp
     assert f"cloned-proxy image build --npm {package} --scripts --tool claude@v1\n" in done.stderr
     assert "then, in another terminal: cloned-proxy shell -- claude\n" in done.stderr
     assert "  or: cloned-proxy exec own@v1 -- CMD\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("run", "there", "told"),
+    [
+        ("own@v1", (), "once, some minutes: cloned-proxy image build"),
+        ("own@v1", ("cloned-worker:latest",), None),
+        ("codex", ("cloned-worker:latest",), "once, some minutes: cloned-proxy image build --npm "),
+        ("codex", (AGENTS["codex"].image,), "once, a moment (the image is there): cloned-proxy image build --npm "),
+    ],
+)
+def test_an_image_that_is_there_need_not_be_built(
+    workspace: Workspace, run: str, there: tuple[str, ...], told: str | None
+) -> None:
+    command = AGENTS[run].command if run in AGENTS else "CMD"
+    answers = Answers((Tool(f"{command}@v1", (), command),), (), sandbox=True)
+    made = replace(write(answers, Place(workspace.path), None, dry_run=True), dry_run=False, images=there)
+    lines = list(made.messages())
+    once = [line for line in lines if line.startswith("once")]
+    if told is None:
+        assert (once, lines[1].startswith("next: ")) == ([], True)
+    else:
+        assert [line.startswith(in_this_shell(told)) for line in once] == [True], lines
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="about root alone")

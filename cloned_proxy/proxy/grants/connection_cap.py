@@ -1,39 +1,15 @@
-"""How many clients may be connected, and how much of that one tool or one listener may take.
+"""How many clients may be connected, and how many of them may be of one party: a tool's run, or a listener.
 
-The rule, for people: of `max_connections` no tool may hold more than four fifths as open flows (429), and while more
-than one listener is open, no party may hold more than four fifths as connections. A fifth is always left to others. Who
-finds no place is not accepted, and waits until there is one.
+While more than one listener is open, no party may hold more than its fair share of `max_connections`. Who finds no
+place is not accepted, and waits until there is one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from functools import lru_cache
-from typing import Final
 
-from cloned_proxy.policy.model.model import NO_LIMITS, Limits
 from cloned_proxy.proxy.grants.cells import CellStore
-
-_SHARE_FIFTHS: Final = 4
-
-
-def fair_share(places: int) -> int:
-    """The most that one of several parties may hold of so many places."""
-    return max(1, -(-places * _SHARE_FIFTHS // 5))
-
-
-def fair_limits(limits: Limits, share: int | None) -> Limits:
-    """A tool's limits with its fair share as the most that it may have open; None is no share."""
-    if share is None or (limits.concurrent is not None and limits.concurrent <= share):
-        return limits
-    return _only_share(share) if limits is NO_LIMITS else replace(limits, concurrent=share)
-
-
-@lru_cache(maxsize=1)
-def _only_share(share: int) -> Limits:
-    """Of the tools without limits of their own, which are most of them: made once."""
-    return Limits(concurrent=share)
+from cloned_proxy.proxy.grants.fair_share import fair_share
 
 
 class PartyCounts:
@@ -46,7 +22,7 @@ class PartyCounts:
         return 0
 
 
-class Crowd:
+class ConnectionCap:
     """The connections that have a place. The cap holds over all workers, and so does the share of a party."""
 
     def __init__(self, places: int, store: CellStore, parties: PartyCounts | None = None) -> None:

@@ -31,8 +31,8 @@ _HUNG_SECONDS: Final = 15.0
 
 
 @dataclass(slots=True, eq=False)
-class Post:
-    """Who fills the place now, and the history on which the next start depends."""
+class ChildProcess:
+    """The process that fills the place now, and the history on which the next start depends."""
 
     name: str
     work: Callable[[Ties], None]
@@ -83,7 +83,7 @@ class Post:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _live(post: Post, pipes: Pipes) -> None:
+def _live(child: ChildProcess, pipes: Pipes) -> None:
     """The whole life of a child. Never returns: the supervisor's stack above is not the child's to unwind."""
     code = 1
     try:
@@ -91,10 +91,10 @@ def _live(post: Post, pipes: Pipes) -> None:
         # A terminal sends these to every process of its group; the supervisor says what they mean for a worker.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        post.work(pipes.childs_ends())
+        child.work(pipes.childs_ends())
         code = 0
     except Exception as error:  # noqa: BLE001  the last frame of the process: what it does not tell, nobody tells
-        _log.error("a process of the proxy failed", place=post.name, reason=f"{type(error).__name__}: {error}")
+        _log.error("a process of the proxy failed", place=child.name, reason=f"{type(error).__name__}: {error}")
     finally:
         with suppress(OSError, ValueError):
             sys.stderr.flush()
