@@ -19,10 +19,12 @@ _FULL: Final = f"{_FLEET}/approvals/test_full_of_requests.py"
 _LINK: Final = f"{_FLEET}/link/test_link.py"
 _PARTS: Final = f"{_FLEET}/link/test_store_faults.py"
 _SHIP: Final = f"{_FLEET}/audit/test_audit_ship.py"
+_CHANGED: Final = f"{_FLEET}/audit/test_audit_changed.py"
 _BUNDLE: Final = f"{_FLEET}/audit/test_audit_bundle.py"
 _TOKENS: Final = f"{_FLEET}/tokens/test_tool_tokens.py"
 _PORCH: Final = "tests/proxy/gate/test_porch.py"
 _COMMANDS: Final = "tests/cli/commands/fleet"
+_BALANCER: Final = "tests/e2e/test_load_balancer.py"
 
 
 class Claim(NamedTuple):
@@ -97,8 +99,8 @@ ATTACKS: Final = (
     Claim(
         "a store that lies about the log",
         (
-            f"{_SHIP}::test_an_entry_that_was_changed_there",
-            f"{_SHIP}::test_a_log_that_was_made_up_shows_to_whoever_knows_the_key",
+            f"{_CHANGED}::test_an_entry_that_was_changed_there",
+            f"{_CHANGED}::test_a_log_that_was_made_up_shows_to_whoever_knows_the_key",
         ),
         (f"{_SHIP}::test_without_the_fence_an_entry_is_missing_after_the_store_has_lost_some",),
     ),
@@ -190,6 +192,7 @@ FAULTS: Final = (
     Claim(
         "half of the network is cut, in network namespaces",
         (f"{_NETWORK}::test_half_of_the_network_is_cut_and_serves_on",),
+        (f"{_NETWORK}::test_half_of_the_network_is_cut_and_serves_on",),
     ),
     Claim(
         "the clock of one host is off by an hour",
@@ -226,8 +229,13 @@ FAULTS: Final = (
     Claim(
         "one of three replicas behind a load balancer is killed, or all are restarted one after the other",
         (
-            "tests/e2e/test_load_balancer.py::test_one_that_is_killed_takes_its_own_flows_alone",
-            "tests/e2e/test_load_balancer.py::test_a_rolling_restart_loses_no_flow",
+            f"{_BALANCER}::test_one_that_is_killed_takes_its_own_flows_alone",
+            f"{_BALANCER}::test_a_rolling_restart_loses_no_flow",
+            f"{_BALANCER}::test_a_stop_loses_no_flow_where_the_balancer_tries_nobody_twice",
+        ),
+        (
+            f"{_BALANCER}::test_a_stop_loses_no_flow_where_the_balancer_tries_nobody_twice",
+            f"{_BALANCER}::test_a_stop_cuts_no_flow_that_is_open",
         ),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.checkout  # it reads the source where it is written
 
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 LAYERS = (
     "cli", "control", "notify", "fetch", "runner", "proxy", "local", "fleet", "store", "telemetry", "policy",
 )  # fmt: skip
@@ -190,6 +192,28 @@ def _is_above(other: str, module: str) -> bool:
 def test_each_folder_with_folders_has_its_table() -> None:
     folders = {file.parent.parent for layer in LAYERS for file in (PACKAGE / layer).rglob("__init__.py")} - {PACKAGE}
     assert {folder.relative_to(PACKAGE).as_posix() for folder in folders} == set(ROOMS)
+
+
+def _levels(room: str, arrows: set[tuple[str, str]]) -> int:
+    """How far it is down from a room, the room itself included."""
+    return 1 + max((_levels(below, arrows) for above, below in arrows if above == room), default=0)
+
+
+def test_the_figures_of_the_page_are_those_of_the_rooms() -> None:
+    rows = re.findall(r"^\| `([a-z/]+)` \|(.* → .*)\|$", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) == 6
+    assert {place: list(map(int, re.findall(r"→ (\d+)", row))) for place, row in rows} == {
+        place: _figures(place) for place, _ in rows
+    }
+
+
+def _figures(place: str) -> list[int]:
+    """Things, arrows, levels, and things in circles, of which there are none."""
+    prefix = place + "."
+    room_of = {module: module.removeprefix(prefix).split(".")[0] for module in _graph() if module.startswith(prefix)}
+    pairs = {(room_of[one], room_of[other]) for one in room_of for other in _graph()[one] if other in room_of}
+    arrows = {(above, below) for above, below in pairs if above != below}
+    return [len(ROOMS[place]), len(arrows), max(_levels(room, arrows) for room in ROOMS[place]), 0]
 
 
 def test_no_room_is_too_full() -> None:

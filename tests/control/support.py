@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.cli.program import Serving, Workspace
+from tests.cli.program import Serving, Workspace, eventually
 
 STRICT = {
     "content-security-policy": (
@@ -171,3 +171,10 @@ def raw(port: int, data: bytes, timeout: float = 60) -> bytes:
         while piece := sock.recv(65536):
             answer += piece
         return answer
+
+
+def eventually_version(browser: Control, workspace: Workspace) -> str:
+    """The version of the policy as the commands know it, once it is in force."""
+    wanted = str(workspace.json("list")["version"])
+    eventually(lambda: browser.api("/overview")["policy"]["version"] == wanted, what="the version in force")
+    return wanted

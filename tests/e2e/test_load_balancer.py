@@ -1,4 +1,8 @@
-"""Three replicas behind a real HAProxy, set up as `docs/load-balancer.md` says: one killed, all restarted in turn."""
+"""Three replicas behind a real HAProxy, set up as `docs/load-balancer.md` says: one killed, all restarted in turn.
+
+A second address of it is set up worse than the page says: all connections go to one replica, which is asked each
+second, and a connection that it refuses is lost. There a stop without its guards loses flows.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ import pytest
 
 from tests.net.fronts import needed
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
+from tests.net.replica_guards import THE_DELAY, THE_DRAIN
 from tests.net.world import ROOT, World
 from tests.proxy.support import connect_head
 
@@ -25,12 +30,28 @@ pytestmark = [pytest.mark.net, pytest.mark.timeout(300)]
 
 _BALANCER = "127.0.0.5"
 _PORT = 8089
+_STRICT_PORT = 8090
+_STRICT = f"""
+listen strict
+  bind 127.0.0.1:{_STRICT_PORT}
+  balance first
+  retries 0
+  no option redispatch
+  timeout check 60s
+  option httpchk GET /readyz
+  default-server source {_BALANCER} send-proxy-v2 check inter 1s fall 1 rise 1
+"""
 _HOST = "api.example.com"
 _POLICY = f"version: 1\nanonymous: global\nglobal:\n  allow: [{_HOST}]\n"
-_CONFIG = f"""
+
+
+def _config(delay: float) -> str:
+    return f"""
 listen: {{proxy_protocol_from: [{_BALANCER}]}}
-proxy: {{shutdown_delay_seconds: 2, drain_seconds: 60}}
+proxy: {{shutdown_delay_seconds: {delay}, drain_seconds: 60}}
 """
+
+
 _WAIT = 60.0
 
 
@@ -44,16 +65,13 @@ def until(true: Callable[[], object], what: str) -> None:
 class Flow:
     """A TLS tunnel through the load balancer, in the middle of its request until `finish`."""
 
-    def __init__(self, world: World) -> None:
-        connection = world.connect("127.0.0.1", _PORT)
-        connection.settimeout(_WAIT)
-        connection.sendall(connect_head(443, _HOST))
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += connection.recv(1) or _lost()
-        assert answer.startswith(b"HTTP/1.1 200 "), answer
-        context = ssl.create_default_context(cafile=str(world.certificate))
-        self._tls = context.wrap_socket(connection, server_hostname=_HOST)
+    def __init__(self, world: World, port: int = _PORT) -> None:
+        connection = world.connect("127.0.0.1", port)
+        try:
+            self._tls = _tunnel(connection, world)
+        except BaseException:
+            connection.close()
+            raise
         self._tls.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n")
 
     def finish(self) -> None:
@@ -62,6 +80,17 @@ class Flow:
             tls.sendall(f"Host: {_HOST}\r\n\r\n".encode())
             if not tls.recv(64).startswith(b"HTTP/1."):
                 _lost()
+
+
+def _tunnel(connection: socket.socket, world: World) -> ssl.SSLSocket:
+    connection.settimeout(_WAIT)
+    connection.sendall(connect_head(443, _HOST))
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += connection.recv(1) or _lost()
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    context = ssl.create_default_context(cafile=str(world.certificate))
+    return context.wrap_socket(connection, server_hostname=_HOST)
 
 
 def _lost() -> bytes:
@@ -74,13 +103,23 @@ class Fleet:
     replicas: list[ProxyProcess]
     stats: Path
 
-    def up(self) -> int:
+    def restart(self, at: int, *, delay: float = 2, without: Sequence[str] = ()) -> ProxyProcess:
+        """Begins one that has ended, or is killed now, in its place; returns once HAProxy sees it."""
+        old = self.replicas[at]
+        old.kill()
+        until(lambda: self.up() == self.up("strict") == 2, "HAProxy has not noticed")
+        options = ProxyOptions(workspace=old.workspace, config=_config(delay), without=tuple(without))
+        self.replicas[at] = ProxyProcess.start(self.world, old.workspace, old.port, _POLICY, options)
+        until(lambda: self.up() == self.up("strict") == 3, "HAProxy does not see it again")
+        return self.replicas[at]
+
+    def up(self, balanced: str = "cloned-proxy") -> int:
         """How many replicas HAProxy sends connections to."""
         with socket.socket(socket.AF_UNIX) as control:
             control.connect(str(self.stats))
             control.sendall(b"show stat\n")
             said = b"".join(iter(lambda: control.recv(65_536), b"")).decode()
-        return len(re.findall(r"^cloned-proxy,(?:one|two|three),.*,UP,", said, re.MULTILINE))
+        return len(re.findall(rf"^{balanced},(?:one|two|three),.*,UP,", said, re.MULTILINE))
 
 
 def _configured(replicas: Sequence[ProxyProcess], stats: Path) -> str:
@@ -92,13 +131,14 @@ def _configured(replicas: Sequence[ProxyProcess], stats: Path) -> str:
         line = f"{place}:8081 port 8083"
         assert line in text
         text = text.replace(line, f"127.0.0.1:{replica.port} port {replica.metrics_port}")
-    return f"global\n  stats socket {stats} mode 600\n{text}"
+    strict = _STRICT + "".join(line for line in text.splitlines(keepends=True) if line.startswith("  server "))
+    return f"global\n  stats socket {stats} mode 600\n{text}{strict}"
 
 
 @pytest.fixture(scope="module")
 def fleet(world: World) -> Iterator[Fleet]:
     program = needed("haproxy")
-    replicas = [world.serve(_POLICY, ProxyOptions(config=_CONFIG)) for _ in range(3)]
+    replicas = [world.serve(_POLICY, ProxyOptions(config=_config(2))) for _ in range(3)]
     with tempfile.TemporaryDirectory(prefix="haproxy-") as directory:
         stats, settings = Path(directory) / "stats", Path(directory) / "haproxy.cfg"
         settings.write_text(_configured(replicas, stats))
@@ -108,7 +148,7 @@ def fleet(world: World) -> Iterator[Fleet]:
         try:
             until(lambda: stats.exists() or balancer.poll() is not None, "no HAProxy")
             assert balancer.poll() is None, (Path(directory) / "log").read_text()
-            until(lambda: made.up() == 3, "HAProxy does not see the replicas")
+            until(lambda: made.up() == made.up("strict") == 3, "HAProxy does not see the replicas")
             yield made
         finally:
             balancer.kill()
@@ -159,14 +199,8 @@ def _pass_beside(load: Load) -> None:
 
 
 def test_a_rolling_restart_loses_no_flow(fleet: Fleet) -> None:
-    long: list[Flow] = []
-
-    def everybody_has_some() -> bool:
-        """HAProxy leaves out who is slow with an answer to its look."""
-        long.extend(Flow(fleet.world) for _ in range(6))
-        return all(open_tunnels(replica) for replica in fleet.replicas)
-
-    until(everybody_has_some, "a flow through each replica")
+    long = [Flow(fleet.world) for _ in range(6)]
+    assert all(open_tunnels(replica) for replica in fleet.replicas)
     with loaded(fleet.world) as load:
         for at, replica in enumerate(fleet.replicas):
             replica.process.send_signal(signal.SIGTERM)
@@ -176,19 +210,66 @@ def test_a_rolling_restart_loses_no_flow(fleet: Fleet) -> None:
                 for flow in long:
                     flow.finish()
             replica.process.wait(_WAIT)
-            fleet.replicas[at] = ProxyProcess.start(
-                fleet.world,
-                replica.workspace,
-                replica.port,
-                _POLICY,
-                ProxyOptions(workspace=replica.workspace, config=_CONFIG),
-            )
-            until(lambda: fleet.up() == 3, "HAProxy does not see it again")
+            fleet.restart(at)
     assert not load.failures
     assert load.done > 10
 
 
+_WITHOUT_THE_DELAY = pytest.param([THE_DELAY], id="broken")
+_WITHOUT_THE_DRAIN = pytest.param([THE_DRAIN], id="broken")
+
+
+@pytest.mark.parametrize("without", [pytest.param([], id="ours"), _WITHOUT_THE_DELAY])
+def test_a_stop_loses_no_flow_where_the_balancer_tries_nobody_twice(fleet: Fleet, without: list[str]) -> None:
+    """The broken build closes before HAProxy asks it again. Where HAProxy happens to ask at once, it is tried anew."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        stopped = fleet.restart(0, delay=600, without=without)
+        Flow(fleet.world, _STRICT_PORT).finish()
+        stopped.process.send_signal(signal.SIGTERM)
+        lost = 0
+        while fleet.up("strict") == 3:
+            try:
+                Flow(fleet.world, _STRICT_PORT).finish()
+            except OSError:
+                lost += 1
+            time.sleep(0.01)
+        if lost or not without:
+            break
+        assert time.monotonic() < deadline, "the build without its guard lost nothing"
+    assert bool(lost) is bool(without)
+    Flow(fleet.world, _STRICT_PORT).finish()
+
+
+@pytest.mark.parametrize("without", [pytest.param([], id="ours"), _WITHOUT_THE_DRAIN])
+def test_a_stop_cuts_no_flow_that_is_open(fleet: Fleet, without: list[str]) -> None:
+    stopped = fleet.restart(0, delay=0, without=without)
+    flows = [Flow(fleet.world, _STRICT_PORT) for _ in range(3)]
+    until(lambda: open_tunnels(stopped) == 3, "the flows are not on the first replica")
+    stopped.process.send_signal(signal.SIGTERM)
+    until(lambda: _is_closed(stopped), "it accepts on")
+    if without:
+        stopped.process.wait(_WAIT)
+    lost = 0
+    for flow in flows:
+        try:
+            flow.finish()
+        except OSError:
+            lost += 1
+    assert lost == (3 if without else 0)
+    stopped.process.wait(_WAIT)
+
+
+def _is_closed(replica: ProxyProcess) -> bool:
+    try:
+        replica.connect().close()
+    except OSError:
+        return True
+    return False
+
+
 def test_one_that_is_killed_takes_its_own_flows_alone(fleet: Fleet) -> None:
+    fleet.restart(0)
     flows: list[Flow] = []
 
     def everybody_has_some() -> bool:

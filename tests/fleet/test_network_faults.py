@@ -24,12 +24,17 @@ from tests.fleet.conftest import RedisServer, need_redis
 from tests.fleet.replicas import Replica, policy_for, publish
 from tests.free_port import free_port
 from tests.net import namespace
+from tests.net.replica_guards import READING_AT_CONNECT
+from tests.net.world import ROOT
 
 _WAIT = 60.0
-_STORE, _CUT_OFF = "10.77.0.1", "10.77.0.2"
+_STORE = "10.77.0.1"
+_FAR, _DEAF = "10.77.0.2", "10.77.1.2"
+"""Of the hosts that are cut off, each on a line of its own."""
 _PORT, _WEB, _PROXY, _METRICS = 7001, 9000, 8001, 8003
 _WORKERS = 3
-_PROGRAM = str(Path(sys.executable).with_name("cloned-proxy"))
+_PROGRAM = (str(Path(sys.executable).with_name("cloned-proxy")),)
+_BROKEN = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.net.broken_builds", READING_AT_CONNECT, "--")
 _FIGURES = re.compile(r"^cloned_proxy_fleet_(\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
@@ -156,18 +161,18 @@ def until(true: Callable[[], object]) -> None:
 
 
 class Network:
-    """A host with the store, a web server and workers that serve; and another one, with one proxy."""
+    """A host with the store, a web server and workers that serve; and two with one proxy each.
+
+    One of those is `deaf`: it reads nothing when it reaches the store again. No replica reads but at connects and
+    for news: the time of its poll is an hour.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.near, self.far = Host(), Host()
-        subprocess.run(
-            ["ip", "link", "add", "veth0", "netns", str(self.near.pid), "type", "veth", "peer", "name", "veth0",
-             "netns", str(self.far.pid)], check=True,
-        )  # fmt: skip
-        for host, address in ((self.near, _STORE), (self.far, _CUT_OFF)):
-            for command in (f"addr add {address}/24 dev veth0", "link set veth0 up", "link set lo up"):
-                assert not host.run("ip", *command.split())
+        self.near, self.far, self.deaf = Host(), Host(), Host()
+        self._line(self.far, "veth0", _STORE, _FAR)
+        self._line(self.deaf, "veth1", "10.77.1.1", _DEAF)
+        assert not self.deaf.run("ip", "route", "add", f"{_STORE}/32", "via", "10.77.1.1")
         self.key = SigningKey.generate()
         store = [need_redis(), "--port", str(_PORT), "--bind", _STORE, "--protected-mode", "no", "--save", ""]
         self.near.start(*store, log=directory / "store.log")
@@ -177,20 +182,29 @@ class Network:
         self.workspace = directory / "publisher"
         self.workspace.mkdir(mode=0o700)
         (self.workspace / "policy.yaml").touch(mode=0o600)
-        said = self.near.run(_PROGRAM, "fleet", "init", "acme", "--store", f"redis://{_STORE}:{_PORT}",
+        said = self.near.run(*_PROGRAM, "fleet", "init", "acme", "--store", f"redis://{_STORE}:{_PORT}",
                              "--workspace", str(self.workspace))  # fmt: skip
         assert "trust:" in said, said
         self._serve(self.near, "near", "--workers", str(_WORKERS))
         self._serve(self.far, "far")
+        self._serve(self.deaf, "deaf", program=_BROKEN)
 
-    def _serve(self, host: Host, name: str, *more: str) -> None:
+    def _line(self, host: Host, name: str, near: str, far: str) -> None:
+        """From the near host to this one."""
+        ends = ("netns", str(self.near.pid), "type", "veth", "peer", "name", name, "netns", str(host.pid))
+        subprocess.run(["ip", "link", "add", name, *ends], check=True)
+        for end, address in ((self.near, near), (host, far)):
+            for command in (f"addr add {address}/24 dev {name}", f"link set {name} up", "link set lo up"):
+                assert not end.run("ip", *command.split())
+
+    def _serve(self, host: Host, name: str, *more: str, program: tuple[str, ...] = _PROGRAM) -> None:
         workspace = self.directory / name
         workspace.mkdir(mode=0o700)
         host.run("mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs", str(workspace))
-        config = (self.workspace / "config.yaml").read_text()
+        config = (self.workspace / "config.yaml").read_text().replace("fleet:\n", "fleet:\n  poll: 1h\n")
         host.run("sh", "-c", f"umask 077; cat > {workspace}/config.yaml <<'END'\n{config}\nEND")
         host.start(
-            _PROGRAM, "serve", "--workspace", str(workspace), "--listen", f"127.0.0.1:{_PROXY}",
+            *program, "serve", "--workspace", str(workspace), "--listen", f"127.0.0.1:{_PROXY}",
             "--metrics", f"127.0.0.1:{_METRICS}", "--control", "off", *more, log=self.directory / f"{name}.log",
         )  # fmt: skip
 
@@ -199,12 +213,12 @@ class Network:
         rule = f"{{host: {_STORE}, ports: [{_WEB}], addresses: [private]}}" if opens else ""
         text = f"version: 1\nanonymous: global\nglobal: {{allow: [{rule}]}}\n"
         (self.workspace / "policy.yaml").write_text(text)
-        return self.near.run(_PROGRAM, "fleet", "publish", "--reason", "test", "--wait", str(wait),
+        return self.near.run(*_PROGRAM, "fleet", "publish", "--reason", "test", "--wait", str(wait),
                              "--workspace", str(self.workspace))  # fmt: skip
 
     def stop(self) -> None:
-        self.near.stop()
-        self.far.stop()
+        for host in (self.near, self.far, self.deaf):
+            host.stop()
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +230,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         pytest.skip(f"NO NAMESPACES, faults of networks were not tried: {reason}")
     made = Network(tmp_path_factory.mktemp("network"))
     try:
-        for host in (made.near, made.far):
+        for host in (made.near, made.far, made.deaf):
             until(partial(_connected, host))
         yield made
     finally:
@@ -227,6 +241,10 @@ def _connected(host: Host) -> bool:
     return host.figure("connected") == 1
 
 
+def _away(host: Host) -> bool:
+    return host.figure("connected") == 0
+
+
 def _missing(program: str) -> str:
     return "" if shutil.which(program) else f"{program} is missing"
 
@@ -235,21 +253,29 @@ def _missing(program: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_half_of_the_network_is_cut_and_serves_on(network: Network) -> None:
+    """And what was taken back meanwhile is gone as soon as it is whole again; not in the build that does not ask."""
+    cut_off = {network.far: _FAR, network.deaf: _DEAF}
     said = network.publish(opens=True)
-    assert "in force on 2 replicas" in said, said
-    assert [host.status() for host in (network.near, network.far)] == ["200", "200"]
-    # One direction alone: what the far host says arrives, and no answer comes back.
-    assert not network.near.run("ip", "route", "add", "blackhole", f"{_CUT_OFF}/32")
+    assert "in force on 3 replicas" in said, said
+    assert [host.status() for host in (network.near, *cut_off)] == ["200"] * 3
+    # One direction alone: what these hosts say arrives, and no answer comes back.
+    for address in cut_off.values():
+        assert not network.near.run("ip", "route", "add", "blackhole", f"{address}/32")
     said = network.publish(opens=False, wait=2)
     assert "1 replica" in said, said
     # Each worker has it, those that do not lead as well: more requests than one of them would happen to get.
     assert {network.near.status() for _ in range(8 * _WORKERS)} == {"403"}
-    until(lambda: network.far.figure("connected") == 0)
-    assert network.far.figure("policy_version") == 1  # fail static: the last one that it knows
-    assert '"ready"' in network.far.ready()
-    assert not network.near.run("ip", "route", "del", "blackhole", f"{_CUT_OFF}/32")
+    for host in cut_off:
+        until(partial(_away, host))
+        assert host.figure("policy_version") == 1  # fail static: the last one that it knows
+        assert '"ready"' in host.ready()
+    for address in cut_off.values():
+        assert not network.near.run("ip", "route", "del", "blackhole", f"{address}/32")
     until(lambda: network.far.figure("policy_version") == 2)
     assert network.far.status() == "403"
+    until(lambda: _connected(network.deaf))
+    assert network.deaf.figure("policy_version") == 1
+    assert network.deaf.status() == "200", "without its guard it would serve what was taken back on"
 
 
 @pytest.mark.net

@@ -26,6 +26,7 @@ from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError
 from tests.net.guards import FRONT_GUARDS, GUARDS, Patch, everywhere_identify, replace_part
 from tests.net.plane_guards import PLANE_GUARDS
+from tests.net.replica_guards import REPLICA_GUARDS
 
 # Faults: parts that break, where a fail-open design would let everything pass ----------------------------------------
 
@@ -107,7 +108,7 @@ OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS i
 def main() -> None:
     wanted, rest = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     for name in wanted:
-        ({**GUARDS, **FRONT_GUARDS, **PLANE_GUARDS, **FAULTS, SLOT: _open_slot}[name])()
+        ({**GUARDS, **FRONT_GUARDS, **PLANE_GUARDS, **REPLICA_GUARDS, **FAULTS, SLOT: _open_slot}[name])()
     sys.argv = ["cloned-proxy", *rest]
     command_line()
 

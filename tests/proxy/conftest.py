@@ -17,11 +17,16 @@ _HERE: Final = Path(__file__).parent
 _ON_BOTH_LOOPS = {
     "test_plain_http.py",
     "test_plain_http_bodies.py",
+    "test_plain_http_cuts.py",
     "test_plain_http_faults.py",
     "test_plain_http_flow.py",
     "test_plain_http_pool.py",
     "test_plain_http_websocket.py",
     "test_gate.py",
+    "test_gate_cuts.py",
+    "test_gate_heads.py",
+    "test_gate_hellos.py",
+    "test_gate_inspected.py",
     "test_relay.py",
     "test_dial.py",
     "test_faults.py",
@@ -45,6 +50,10 @@ def pytest_asyncio_loop_factories(
 _ALL: Final = ("",)
 _THROUGH_THE_PLANE: Final = {
     "gate/test_gate.py": _ALL,
+    "gate/test_gate_cuts.py": _ALL,
+    "gate/test_gate_heads.py": _ALL,
+    "gate/test_gate_hellos.py": _ALL,
+    "gate/test_gate_inspected.py": _ALL,
     "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
     "test_changes_under_load.py": ("test_nothing", "test_control_what"),
@@ -55,9 +64,12 @@ _THROUGH_THE_PLANE: Final = {
     "tunnel/test_idle.py": _ALL,
     "test_slow_log.py": _ALL,
     "enforce/test_slow_record.py": _ALL,
+    "upstream/chained/test_front_tls.py": ("test_",),
     "upstream/chained/test_tunnels.py": ("test_",),
+    "upstream/chained/test_which_way.py": ("test_",),
     "plain/test_plain_http.py": _ALL,
     "plain/test_plain_http_bodies.py": _ALL,
+    "plain/test_plain_http_cuts.py": _ALL,
     "plain/test_plain_http_faults.py": _ALL,
     "plain/test_plain_http_flow.py": _ALL,
     "plain/test_plain_http_pool.py": _ALL,
@@ -113,7 +125,14 @@ def served_by(request: pytest.FixtureRequest) -> Iterator[None]:
     if SERVING.native:
         need_plane()
     yield
-    SERVING.native = False
+    SERVING.native, SERVING.threads, SERVING.queue = False, 1, 10_000
+
+
+@pytest.fixture
+def native(served_by: None) -> None:
+    """Has the native plane serve in the `world` of a test."""
+    need_plane()
+    SERVING.native = True
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.callers.caller import ANONYMOUS, CallerSource, Principal
 from cloned_proxy.policy.callers.identity import OwnTokens, TokenVerifier
 from cloned_proxy.policy.deciding.decide import decide
 from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
@@ -98,6 +98,8 @@ either_gate: Final = pytest.mark.parametrize("served_by", ["python", "native"], 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 HOST = "api.example.com"
+DEMO: Final = Principal("demo@v1", source=CallerSource.LISTENER)
+PLAIN: Final = b"GET /x HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
 _HANDSHAKE = 0x16
 _TYPE_AT = 5
 """Where the type of a message stands in the first record of a tunnel (RFC 8446, sections 4 and 5.1)."""

@@ -22,7 +22,7 @@ from cloned_proxy.policy.terms.host_index import HostIndex
 from cloned_proxy.policy.terms.rule import Rule
 from cloned_proxy.policy.terms.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy.plane.verdicts import Verdicts
-from tests.proxy.enforce.test_known_refusals import Keyring
+from tests.proxy.enforce.refusing import Keyring
 from tests.proxy.support import KEY, LOOPBACK, SERVING, Upstream, World, allow, need_plane, upstream, world
 
 LOSES, KEEPS = "loses.example", "keeps.example"

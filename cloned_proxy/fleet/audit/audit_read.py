@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
+from cloned_proxy.fleet.audit.findings import Findings
 from cloned_proxy.fleet.audit.receipt import Receipt, open_receipt
 from cloned_proxy.fleet.audit.stream_form import StoredEntry, entries_in
 from cloned_proxy.fleet.link.answers import LargeAnswerError
@@ -66,6 +67,8 @@ class _Log:
     key: str
     last: ChainLink | None = None
     receipts: dict[int, Receipt] = field(default_factory=dict)
+    doubted: bool = False
+    """Whether it was said that no receipt of it is of a key that was named."""
     newest_receipt: str = "-"
     """From where the next ones are asked for."""
     hashes: dict[int, str] = field(default_factory=dict)
@@ -83,9 +86,11 @@ class FleetLog:
         self._names: Final = names
         self._trust: Final = Trust(trust) if trust else None
         self._logs: dict[str, _Log] = {}
+        self._of_nobody: set[str] = set()
+        """Logs of which that was said."""
         self._room = 0
         """Bytes that may still come in this reading."""
-        self.findings: list[str] = []
+        self.findings: Final = Findings()
         """Where the store has something else than was sent, since this was last emptied."""
 
     async def read(self, since: float | None = None) -> list[FleetEntry]:
@@ -122,7 +127,9 @@ class FleetLog:
                 replica, key = str(whose["replica"]), str(whose["key"])
                 key_id(key)
             except (ValueError, LookupError, TypeError):
-                self.findings.append(f"log {identifier[:40]}: the store does not say whose it is")
+                if identifier not in self._of_nobody:
+                    self._of_nobody.add(identifier)
+                    self.findings.add(f"log {identifier[:40]}", "the store does not say whose it is")
                 continue
             log = self._logs[identifier] = _Log(identifier, replica, key)
             await self._read_receipts(log)
@@ -133,20 +140,24 @@ class FleetLog:
             return rows
 
         trust = self._trust or Trust([log.key])
+        wrong: list[str] = []
         for identifier, fields in await self._run(work):
             log.newest_receipt = f"({identifier.decode()}"
             try:
                 receipt = open_receipt(fields.get(b"body", b""), trust)
             except EnvelopeError:
-                self._found(log, "a receipt is not of its key: it is another replica's, or was changed")
+                wrong.append("a receipt is not of its key: it is another replica's, or was changed")
                 continue
             if receipt.log != log.id:
-                self._found(log, "a receipt is for another log")
+                wrong.append("a receipt is for another log")
             else:
                 log.receipts[receipt.seq] = receipt
                 self._check_receipt(log, receipt.seq, log.hashes.get(receipt.seq))
-        if self._trust is not None and not log.receipts:
-            self._found(log, "no receipt of a key that was named: nothing shows that a replica has sent this")
+        if self._trust is not None and not log.receipts and not log.doubted:
+            log.doubted = True
+            wrong.append("no receipt of a key that was named: nothing shows that a replica has sent this")
+        for what in wrong:
+            self._found(log, what)
 
     async def _first(self, log: _Log, since: float | None) -> list[Any]:
         """From the newest one backwards, until they are older than asked for; one more, to check the first by.
@@ -241,7 +252,8 @@ class FleetLog:
             self._found(log, f"the receipt given at entry {seq} is for other entries: the store has changed them")
 
     def _found(self, log: _Log, what: str) -> None:
-        self.findings.append(f"{log.replica} ({short_id(key_id(log.key))}): {what}")
+        proven = self._trust is not None and bool(log.receipts)
+        self.findings.add(f"{log.replica} ({short_id(key_id(log.key))})", what, proven=proven)
 
 
 def _goes_backwards(rows: Sequence[Any]) -> bool:

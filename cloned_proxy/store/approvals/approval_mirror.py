@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.callers.tool_id import is_tool_id
 from cloned_proxy.policy.secrets.redact import redact
@@ -15,13 +15,16 @@ from cloned_proxy.store.approvals.approval import Approval, ApprovalState, Propo
 from cloned_proxy.store.approvals.approval_errors import ApprovalError
 from cloned_proxy.store.approvals.approval_ledger import ApprovalLedger
 from cloned_proxy.store.approvals.approval_rules import checked, key_of
-from cloned_proxy.store.approvals.approval_table import Intent
+from cloned_proxy.store.approvals.approval_table import Intent, Row
+from cloned_proxy.store.files.files import signature_of
 from cloned_proxy.store.leases.deadline import Deadline, uptime
 from cloned_proxy.store.policyfile.policy_entry import Entry
 
 _MOST_OF_OTHERS: Final = 500
 _MOST_OF_ONE: Final = 100
 """Requests of one other replica."""
+_TICK_SECONDS: Final = 0.1
+"""Longer than the clock stands still by which a file system stamps files: two writes within it may look like one."""
 _LISTS: Final = ("ports", "methods", "paths", "protocols", "addresses")
 
 
@@ -38,6 +41,17 @@ class Settled:
     summary: str = ""
 
 
+class _Reading(NamedTuple):
+    """What was read last."""
+
+    looks: list[tuple[int, ...]]
+    """Of state.db and its write-ahead log, before the reading."""
+    changed: float
+    """When they first looked so (`uptime`)."""
+    read: float
+    rows: list[Row]
+
+
 class ApprovalMirror:
     """Blocks on disk; thread-safe. Raises StoreError."""
 
@@ -45,15 +59,29 @@ class ApprovalMirror:
         self, path: Path, *, clock: Callable[[], float] = time.time, uptime: Callable[[], float] = uptime
     ) -> None:
         self._ledger = ApprovalLedger(path, clock, uptime)
+        self._path = path
+        self._write_ahead = path.with_name(f"{path.name}-wal")
+        self._last: _Reading | None = None
         self._clock = clock
         self._uptime = uptime
 
     def own_pending(self) -> list[tuple[Approval, float]]:
         """Requests that were made here and wait, with the seconds that they still do."""
         now, up = self._clock(), self._uptime()
+        rows = self._own_rows(up)
+        return [(row.approval, max(0.0, row.deadline.wall - now)) for row in rows if not row.due(now=now, up=up)]
+
+    def _own_rows(self, up: float) -> list[Row]:
+        """Of state.db, or of the last reading where nothing was written since: to open it costs a millisecond."""
+        looks, last, changed = [_look_at(self._path), _look_at(self._write_ahead)], self._last, up
+        if last is not None and last.looks == looks:
+            if last.read >= last.changed + _TICK_SECONDS:
+                return last.rows
+            changed = last.changed
         with self._ledger.reading() as database:
             rows = table.rows(database, pending=True, own=True)
-        return [(row.approval, max(0.0, row.deadline.wall - now)) for row in rows if not row.due(now=now, up=up)]
+        self._last = _Reading(looks, changed, up, rows)
+        return rows
 
     def receive(self, approval: Approval, seconds: float) -> bool:
         """Takes in a request of another replica that waits so long; False where it or its equal is here already.
@@ -106,6 +134,12 @@ class ApprovalMirror:
                 said = Intent("", settled.by, decided.decided_reason, settled.rules, summary)
                 self._ledger.append(database, decided, settled.state, said)
         return row.approval.id
+
+
+def _look_at(path: Path) -> tuple[int, ...]:
+    """What differs once the file is written; its ctime does at each opening, since SQLite sets its owner as root."""
+    *written, _ctime = signature_of(path) or (0,)
+    return tuple(written)
 
 
 def as_message(approval: Approval, replica: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ async def read(replica: Replica, *trust: str, since: float | None = None) -> tup
     """(replica, number) of each entry in the store in their order, and what is said of them."""
     log = FleetLog(replica.link, NAMES, trust)
     entries = await log.read(since)
-    return [(each.replica, each.seq) for each in entries], log.findings
+    return [(each.replica, each.seq) for each in entries], log.findings.lines()
 
 
 def entries_of(store: RedisServer, log: str) -> list[tuple[int, str, str]]:
@@ -88,3 +88,10 @@ def rows(store: RedisServer) -> list[tuple[int, str, str]]:
     with store.client() as client:
         (log,) = [key.split(b":")[-1] for key in client.keys("*:audit:*") if not key.endswith((b":logs", b":receipts"))]
         return entries_of(store, log.decode())
+
+
+def stream(store: RedisServer) -> str:
+    """The key of the one log in the store."""
+    with store.client() as client:
+        (name,) = client.hkeys(NAMES.audit_logs)
+        return NAMES.audit(name.decode())

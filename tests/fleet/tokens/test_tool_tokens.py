@@ -48,7 +48,7 @@ from tests.fleet.minting import (
     sealed,
     verifying,
 )
-from tests.proxy.plane.test_plane import granted
+from tests.proxy.plane.looks import granted
 from tests.proxy.support import HOST, SERVING, World, allow, connect_head, hello, need_plane, upstream, world
 
 GENUINE = mint_tool_token(SigningKey(ED), Claims(TOOL, "run-1", NOW + 60), fleet=FLEET, now=NOW)

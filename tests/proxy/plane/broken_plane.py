@@ -160,7 +160,7 @@ def _changes() -> list[_Change]:
 
 GUARDS: Final = tuple(dict.fromkeys(change.guard for change in _changes()))
 OF_REFUSALS: Final = "a refusal is for one head", "refusals have a budget", "a refusal ends with its policy"
-"""Those whose attacks are in test_known_refusals.py."""
+"""Those whose attacks are in test_native_refusals.py."""
 OF_MEMORY: Final = "what is given back is wiped", "the read buffer is wiped"
 """Those whose attacks are in test_plane_wiped.py."""
 OF_DESCRIPTORS: Final = ("some are kept for who has come in",)

@@ -10,7 +10,6 @@ import asyncio
 import ctypes
 import gc
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -21,17 +20,11 @@ from cloned_proxy.policy.terms.decision import Request
 from cloned_proxy.proxy.wire.head import parse_head
 from cloned_proxy.telemetry.wait_metrics import WaitReason
 from tests.proxy.plain.support import client, read_message, reply, request
-from tests.proxy.support import HOST, SERVING, World, allow, need_plane, seconds_waited, until, upstream, world
+from tests.proxy.support import HOST, SERVING, World, allow, seconds_waited, until, upstream, world
+
+pytestmark = pytest.mark.usefixtures("native")
 
 _MIB: Final = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def _native() -> Iterator[None]:
-    need_plane()
-    SERVING.native = True
-    yield
-    SERVING.native, SERVING.queue = False, 10_000
 
 
 class _MallInfo(ctypes.Structure):

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
-from cloned_proxy.policy.callers.caller import CallerSource, Principal
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from cloned_proxy.proxy.transport.name_tags import NameTags
 from cloned_proxy.proxy.tunnel import transparent as connection
 from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
-from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.slots.dns import NETWORK
 from tests.proxy.support import (
     HOST,
-    LOOPBACK,
     SERVER_HELLO,
-    Reply,
-    Upstream,
-    World,
     allow,
     connect_head,
     hello,
@@ -33,53 +26,7 @@ from tests.proxy.support import (
     upstream,
     world,
 )
-
-TOOL = Principal("demo@v1", run="cafe", source=CallerSource.LISTENER)
-OTHER = "other.example.com"
-
-
-@dataclass
-class Slot:
-    """A gate with a listener where `HOST` and `OTHER` are dialled by their tags, on the upstream's own port."""
-
-    w: World
-    server: Upstream
-    tags: NameTags
-    port: int
-
-    async def dial(self, host: str = HOST) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(str(self.tags.address_of(host)), self.port)
-
-    async def ask(self, data: bytes, host: str = HOST) -> bytes:
-        """All that comes back; b"reset" for a reset."""
-        reader, writer = await self.dial(host)
-        writer.write(data)
-        try:
-            async with asyncio.timeout(60):
-                return await reader.read()
-        except ConnectionResetError:
-            return b"reset"
-        finally:
-            writer.transport.abort()
-
-    @property
-    def events(self) -> list[tuple[str, int, str, str]]:
-        """(host, port, verdict, reason) of every decision."""
-        made = (event for event in self.w.audit.events if isinstance(event, DecisionEvent))
-        return [(event.host, event.port, event.verdict, event.reason) for event in made]
-
-
-@contextlib.asynccontextmanager
-async def slot(*more: str, limits: Limits | None = None, **rule: object) -> AsyncIterator[Slot]:
-    async with upstream() as server:
-        rules = [allow(HOST, server.port, **rule), *(allow(name, server.port) for name in more)]
-        async with world(current=policy(*rules, limits=limits), client_hello_timeout=60, head_timeout=60) as w:
-            w.resolver.table[OTHER] = (LOOPBACK,)
-            tags = NameTags(NETWORK)
-            for host in (HOST, OTHER):
-                sock = bind_tcp(str(tags.address_of(host)), server.port)
-                await w.gate.open(Listener(sock, TOOL, "slot", tags))
-            yield Slot(w, server, tags, server.port)
+from tests.proxy.tunnel.dialled import OTHER, TOOL, Slot, slot
 
 
 def allowed(s: Slot) -> list[tuple[str, int, str, str]]:
@@ -156,77 +103,6 @@ async def test_where_only_names_are_served_nobody_finds_a_proxy() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
-
-
-def get(host: str, path: str = "/", more: str = "") -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}\r\n".encode()
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while head := await reader.readuntil(b"\r\n\r\n"):
-        body = head.split(b" ")[1]
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-
-
-@contextlib.asynccontextmanager
-async def web(**rule: object) -> AsyncIterator[Slot]:
-    async with upstream(_answer) as server, world(allow(HOST, server.port, **rule)) as w:
-        tags = NameTags(NETWORK)
-        await w.gate.open(Listener(bind_tcp(str(tags.address_of(HOST)), server.port), TOOL, "slot", tags))
-        yield Slot(w, server, tags, server.port)
-
-
-async def test_plain_http_is_forwarded_and_each_request_of_a_connection_is_decided() -> None:
-    from cloned_proxy.policy.paths.path import parse_path_pattern  # noqa: PLC0415
-
-    async with web(methods=frozenset({"GET"}), paths=(parse_path_pattern("/open/**"),)) as s:
-        reader, writer = await s.dial()
-        host = f"{HOST}:{s.port}"
-        writer.write(get(host, "/open/1") + get(host, "/open/2") + get(host, "/closed"))
-        for number in (1, 2):
-            assert b" 200 OK" in await reader.readuntil(b"\r\n\r\n")
-            assert await reader.readexactly(7) == b"/open/%d" % number
-        refused = Reply.read(await reader.readuntil(b"}\n"))
-        assert (refused.status, refused.json["reason"], refused.json["host"]) == (403, "path_not_allowed", HOST)
-        writer.close()
-        await s.w.settled()
-        assert [event[3] for event in s.events] == ["allowed", "allowed", "path_not_allowed"]
-
-
-@pytest.mark.parametrize(
-    "host",
-    [OTHER, f"{HOST}:1", HOST, "127.0.0.1", f"{HOST}.evil.example"],
-    ids=["name", "port", "no port", "ip", "tail"],
-)
-async def test_a_host_that_was_not_dialled_is_refused(host: str) -> None:
-    async with web() as s:
-        reply = Reply.read(await s.ask(get(host)))
-        assert (reply.status, reply.json["reason"]) == (400, "host_header_mismatch")
-        assert s.server.connections == 0
-        assert s.events[0][:2] == (HOST, s.port)
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        f"GET http://{OTHER}/ HTTP/1.1\r\nHost: {OTHER}\r\n\r\n",
-        f"CONNECT {OTHER}:443 HTTP/1.1\r\nHost: {OTHER}:443\r\n\r\n",
-        "GET / HTTP/1.1\r\n\r\n",
-        f"GET / HTTP/1.1\r\nHost: {HOST}\r\nHost: {OTHER}\r\n\r\n",
-    ],
-    ids=["absolute", "CONNECT", "no Host", "two Hosts"],
-)
-async def test_it_is_no_proxy_and_no_lenient_reader(head: str) -> None:
-    async with web() as s:
-        said = await s.ask(head.encode())
-        assert said == b"reset" or said.startswith(b"HTTP/1.1 400 ")
-        assert s.server.connections == 0
-
-
-async def test_a_denied_name_by_http_gets_the_403_with_its_reason() -> None:
-    async with slot() as s:
-        reply = Reply.read(await s.ask(get(f"{OTHER}:{s.port}", more="Connection: close\r\n"), OTHER))
-        assert (reply.status, reply.json["reason"], reply.json["port"]) == (403, "host_not_allowed", s.port)
 
 
 @pytest.mark.parametrize("rule", [{"raw_tcp": True}, {"only_ssh": True}], ids=["tcp", "ssh"])

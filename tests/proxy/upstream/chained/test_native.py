@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -18,28 +17,21 @@ from tests.proxy.support import (  # fmt: skip
     HOST,
     LOOPBACK,
     SERVER_HELLO,
-    SERVING,
     World,
     allow,
     connect_head,
     hello,
-    need_plane,
     until,
     upstream,
     world,
 )
+from tests.proxy.upstream.chained.asking import AUTH, refused, rule
 from tests.proxy.upstream.chained.fronts import BASIC, OPEN, TARGET, front, vault
-from tests.proxy.upstream.chained.test_tunnels import AUTH, LIES, PAGE, refused, rule
+from tests.proxy.upstream.chained.test_tunnels import LIES, PAGE
+
+pytestmark = pytest.mark.usefixtures("native")
 
 _HANDED_OVER: Final = 2
-
-
-@pytest.fixture(autouse=True)
-def native(served_by: None) -> Iterator[None]:
-    need_plane()
-    SERVING.native = True
-    yield
-    SERVING.native = False
 
 
 def published(w: World) -> list[Published]:

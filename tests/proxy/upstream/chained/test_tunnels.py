@@ -5,43 +5,18 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import socket
-import ssl
-import struct
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import trustme
 
-from cloned_proxy.policy.terms.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.proxy.tunnel import connect_tunnel
-from cloned_proxy.proxy.upstream.chained import connect_answer, tls
-from cloned_proxy.proxy.upstream.chained import front as module
-from cloned_proxy.store.files.errors import StoreError
-from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
-from cloned_proxy.store.settings.upstream_tls import verifying_context
+from cloned_proxy.proxy.upstream.chained import connect_answer
 from tests.free_port import free_port
-from tests.proxy.support import HOST, LOOPBACK, World, allow, connect_head, hello, until, upstream, world
+from tests.proxy.support import HOST, allow, connect_head, hello, until, upstream, world
+from tests.proxy.upstream.chained.asking import AUTH, refused, reset, rule
 from tests.proxy.upstream.chained.fronts import BASIC, OPEN, TARGET, Front, front, vault
 
-AUTH = "${vault:upstream.proxy}"
 PAGE = b"<html>Welcome to the hotel</html>"
-
-
-def rule(**more: object) -> Rule:
-    return allow(HOST, 443, **more)
-
-
-async def refused(w: World, ahead: Front, *, first: bytes | None = None) -> dict[str, object]:
-    """What a client that sends its ClientHello at once is told; nothing of that may have left."""
-    reply = await w.ask(connect_head(443) + (hello() if first is None else first))
-    await w.settled()
-    assert ahead.received == b""
-    assert reply.status in (502, 504)
-    assert "127.0.0.1" not in reply.body.decode()
-    assert "proxy-authenticate" not in reply.fields
-    return {"status": reply.status, **reply.json}
 
 
 async def test_a_tunnel_goes_to_the_checked_address() -> None:
@@ -233,112 +208,6 @@ async def test_while_the_front_is_down_nothing_goes_directly() -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize(
-    ("entry", "direct"),
-    [
-        (HOST, True), (".example.com", True), (".com", True), ("127.0.0.0/8", True), ("127.0.0.1", True),
-        ("example.com", False), ("pi.example.com", False), (".api.example.com", False), ("10.0.0.0/8", False),
-    ],
-)  # fmt: skip
-async def test_no_proxy_means_what_it_says(entry: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Else loopback would be direct whatever is written.
-    monkeypatch.setattr(
-        "cloned_proxy.policy.deciding.bypass.Bypass.covers", lambda self, a: any(a in n for n in self.networks)
-    )
-    async with front() as ahead, upstream() as server:
-        settings = ahead.settings(no_proxy=[entry])
-        async with world(allow(HOST, server.port), front=settings, addresses=(LOOPBACK,)) as w:
-            _, writer = await w.tunnel(server.port)
-            writer.close()
-            await w.settled()
-        assert (server.connections, len(ahead.heads)) == ((1, 0) if direct else (0, 1))
-
-
-async def test_a_name_of_which_only_some_addresses_are_exempt_is_chained_to_the_others() -> None:
-    async with (
-        front() as ahead,
-        world(
-            rule(), front=ahead.settings(no_proxy=["10.0.0.0/8"]), addresses=(ipaddress.ip_address("10.1.2.3"), TARGET)
-        ) as w,
-    ):
-        _, writer = await w.tunnel(443)
-        writer.close()
-        await w.settled()
-    assert [head.split()[1] for head in ahead.heads] == [b"93.184.216.10:443"]
-
-
-# Names and addresses.
-
-
-async def test_by_name_nothing_is_looked_up_here() -> None:
-    settings = {"resolve": "upstream"}
-    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(**settings)) as w:
-        reader, writer = await w.tunnel(443)
-        await reader.readexactly(len(hello()))
-        w.gate.sweep()  # an open flow without addresses still passes
-        writer.write(b"more")
-        assert await reader.readexactly(4) == b"more"
-        writer.close()
-        await w.settled()
-    assert [head.split()[1] for head in ahead.heads] == [b"api.example.com:443"]
-    assert w.resolver.asked == []
-
-
-async def test_by_name_what_is_exempt_is_looked_up_and_checked_here() -> None:
-    settings = {"resolve": "upstream", "no_proxy": [HOST]}
-    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(**settings)) as w:
-        reply = await w.ask(connect_head(443))
-        assert (reply.status, reply.json["reason"]) == (403, "address_not_allowed")
-    assert (ahead.heads, w.resolver.asked) == ([], [HOST])
-
-
-@pytest.mark.parametrize("text", ["10.0.0.5", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.5"])
-async def test_address_classes_hold_in_front_of_a_proxy(text: str) -> None:
-    address = ipaddress.ip_address(text)
-    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(), addresses=(address,)) as w:
-        reply = await w.ask(connect_head(443))
-        assert (reply.status, reply.json["reason"]) == (403, "address_not_allowed")
-    assert ahead.heads == []
-
-
-@pytest.mark.parametrize(("host", "status"), [(HOST, 403), ("127.0.0.1", 200)])
-async def test_a_tool_reaches_the_front_as_a_destination_only_by_a_rule_that_names_it(host: str, status: int) -> None:
-    async with front() as ahead:
-        reached = allow(host, ahead.port, raw_tcp=True)
-        async with world(reached, front=ahead.settings(), addresses=(LOOPBACK,)) as w:
-            reader, writer = await w.connect()
-            writer.write(connect_head(ahead.port, host))
-            assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n")
-            writer.close()
-
-
-async def test_by_name_the_front_is_not_asked_for_itself_because_a_pattern_covers_it() -> None:
-    """In a tunnel to itself it could be asked for anything: an HTTPS proxy at 443 is what `*.corp.example` covers."""
-    host = "proxy.corp.example"
-    async with front() as ahead:
-        pattern = HostPattern(PatternKind.ONE_LABEL, "corp.example")
-        covered, named = allow(host, ahead.port, pattern=pattern), allow(host, ahead.port)
-        settings = UpstreamSettings.model_validate({"proxy": f"http://{host}:{ahead.port}", "resolve": "upstream"})
-        for reached, other, status in ((covered, host, 403), (covered, "www.corp.example", 200), (named, host, 200)):
-            async with world(reached, front=settings) as w:
-                w.resolver.table[host] = (LOOPBACK,)
-                reader, writer = await w.connect()
-                writer.write(connect_head(ahead.port, other))
-                assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n"), other
-                writer.close()
-    assert [head.split()[1] for head in ahead.heads] == [
-        f"{name}:{ahead.port}".encode() for name in ("www.corp.example", host)
-    ]
-
-
-async def test_a_front_that_is_this_proxy_itself_is_never_dialled() -> None:
-    async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
-        w.own.add_address("127.0.0.1", ahead.port)
-        w.gate.sweep()  # as when a listener is opened
-        told = await refused(w, ahead)
-    assert (told["status"], w.troubles, ahead.heads) == (502, ["no_way"], [])
-
-
 # The ends.
 
 
@@ -347,15 +216,9 @@ async def test_a_client_that_leaves_meanwhile_takes_the_connection_with_it() -> 
         _, writer = await w.connect()
         writer.write(connect_head(443))
         await until(lambda: len(ahead.heads) == 1)
-        _reset(writer)
+        reset(writer)
         await until(lambda: ahead.ended == 1)
         await w.settled()
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
 
 
 async def test_a_rule_that_goes_cuts_what_waits_for_the_front() -> None:
@@ -371,127 +234,3 @@ async def test_a_rule_that_goes_cuts_what_waits_for_the_front() -> None:
         with pytest.raises(ConnectionError):
             await reader.readexactly(1)
         writer.close()
-
-
-# TLS to the proxy itself.
-
-
-def _served(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(*names).configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def _trusting(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA) -> None:
-    def context(*_: object) -> ssl.SSLContext:
-        made = ssl.create_default_context()
-        authority.configure_trust(made)
-        return made
-
-    monkeypatch.setattr(module, "verifying_context", context)
-
-
-async def _one_way(w: World) -> None:
-    w.resolver.table["localhost"] = (LOOPBACK,)
-
-
-async def test_the_way_to_the_front_is_tls_where_its_url_says_so(
-    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _trusting(monkeypatch, authority)
-    monkeypatch.setattr(tls, "_AFTER_FIN", 0.05)
-    async with (
-        front(tls=_served(authority, "localhost")) as ahead,
-        world(rule(), front=ahead.settings(auth=AUTH), secrets=vault(), addresses=(TARGET,)) as w,
-    ):
-        await _one_way(w)
-        reader, writer = await w.tunnel(443)
-        await reader.readexactly(len(hello()))
-        bulk = b"b" * 3_000_000
-        sending = asyncio.ensure_future(_send(writer, bulk))
-        assert await reader.readexactly(len(bulk)) == bulk
-        await sending
-        writer.write_eof()
-        assert await reader.read() == b""
-        writer.close()
-        await w.settled()
-        await until(lambda: ahead.ended == 1)
-    assert BASIC.encode() in ahead.heads[0]
-
-
-async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
-
-
-@pytest.mark.parametrize("names", [("proxy.corp.example",), None])
-async def test_a_front_that_cannot_be_verified_is_told_nothing(
-    names: tuple[str, ...] | None, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _trusting(monkeypatch, authority)
-    served = _served(authority, *names) if names is not None else _served(trustme.CA(), "localhost")
-    async with (
-        front(tls=served) as ahead,
-        world(rule(), front=ahead.settings(auth=AUTH), secrets=vault(), addresses=(TARGET,)) as w,
-    ):
-        await _one_way(w)
-        told = await refused(w, ahead)
-    assert (told["status"], told["phase"], ahead.heads) == (502, "upstream_proxy", [])
-    assert w.troubles == ["tls"]
-
-
-async def test_a_front_without_a_half_close_is_left_when_it_falls_silent(
-    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _trusting(monkeypatch, authority)
-    monkeypatch.setattr(tls, "_AFTER_FIN", 0.05)
-
-    async def deaf(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        while await reader.read(1000):
-            pass
-
-    async with (
-        front(tls=_served(authority, "localhost"), behind=deaf) as ahead,
-        world(rule(raw_tcp=True), front=ahead.settings(), addresses=(TARGET,)) as w,
-    ):
-        await _one_way(w)
-        _, writer = await w.tunnel(443, first=b"")
-        writer.write(b"all that there is")
-        writer.write_eof()
-        await until(lambda: ahead.ended == 1)
-        writer.close()
-        await w.settled()
-
-
-async def test_a_front_whose_connection_breaks_resets_the_client(
-    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _trusting(monkeypatch, authority)
-
-    async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(4)
-        _reset(writer)
-
-    async with (
-        front(tls=_served(authority, "localhost"), behind=breaks) as ahead,
-        world(rule(raw_tcp=True), front=ahead.settings(), addresses=(TARGET,)) as w,
-    ):
-        await _one_way(w)
-        reader, writer = await w.tunnel(443, first=b"")
-        writer.write(b"more")
-        with pytest.raises(ConnectionError):
-            await reader.readexactly(1)
-        await w.settled()
-        assert ahead.heads
-
-
-def test_a_ca_file_that_is_none_is_an_error_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("no certificate")
-    settings = UpstreamSettings(proxy="https://proxy.example.com:3128", ca_files=["ca.pem"])
-    with pytest.raises(StoreError, match=r"upstream\.ca_files: .*ca\.pem: no PEM certificate"):
-        verifying_context(settings, tmp_path)
