@@ -77,17 +77,14 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no type
         return node in self._with_engine or len(self._with_engine) < self._engines
 
 
-@functools.cache
 def group_of(nodeid: str) -> str:
     """The group of a test: its module, or what `GROUPS` says."""
-    place = _module(nodeid)
-    return next((group for part, group in GROUPS.items() if place.is_relative_to(part)), str(place))
+    return _group(_module(nodeid))
 
 
 def rank_of(nodeid: str) -> int:
     """Where its group begins: lower is earlier."""
-    group = group_of(nodeid)
-    return next((rank for rank, start in enumerate(LONGEST_FIRST) if group.startswith(start)), len(LONGEST_FIRST))
+    return _rank(_module(nodeid))
 
 
 def needs_engine(tests: Iterable[str]) -> bool:
@@ -95,10 +92,27 @@ def needs_engine(tests: Iterable[str]) -> bool:
     return any(_has_docker_tests(module) for module in {_module(test) for test in tests})
 
 
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+# Once for a module: each process asks for ten thousand tests, and looking at paths takes longer than all else here.
 @functools.cache
-def _has_docker_tests(module: PurePath) -> bool:
-    return b"pytest.mark.docker" in (HERE / module).read_bytes()
+def _group(module: str) -> str:
+    place = _place(module)
+    return next((group for part, group in GROUPS.items() if place.is_relative_to(part)), str(place))
 
 
-def _module(nodeid: str) -> PurePath:
-    return PurePath(nodeid.partition("::")[0]).relative_to(HERE.name)
+@functools.cache
+def _rank(module: str) -> int:
+    group = _group(module)
+    return next((rank for rank, start in enumerate(LONGEST_FIRST) if group.startswith(start)), len(LONGEST_FIRST))
+
+
+@functools.cache
+def _has_docker_tests(module: str) -> bool:
+    return b"pytest.mark.docker" in (HERE / _place(module)).read_bytes()
+
+
+def _place(module: str) -> PurePath:
+    return PurePath(module).relative_to(HERE.name)

@@ -210,16 +210,19 @@ class Metrics:
         for _ in range(-amount):
             self.tunnel_closed(tool)
 
-    def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
-        """Counts decisions like this one that were made elsewhere in this process; the event is the newest."""
+    def decided_elsewhere(self, event: DecisionEvent, count: int, newest: str, at: float) -> None:
+        """Counts decisions like this one that were made elsewhere in this process, until `at` (Unix seconds).
+
+        `newest` is the id of the last of them.
+        """
         if not count:
             return
         tool = self._tool(event.tool)
-        self._decided_as(tool, event).add(count, event.id)
+        self._decided_as(tool, event).add(count, newest)
         if event.verdict == _DENY:
             self._count_blocked(tool, event, count)
         else:
-            self.leases.passed(tool, event.rule, event.at)
+            self.leases.passed(tool, event.rule, at)
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
         """What to add to a histogram: of connects (0), decisions (1), requests that were tunnels (2) or plain (3)."""

@@ -19,6 +19,8 @@ const PARTIES: usize = 4;
 const ACCOUNT_WIDTH: usize = 1 + 4 * 61;
 const NO_LIMIT: u64 = u64::MAX;
 const CLIENTS: usize = 6;
+/// `shared::Stage::Unknown`.
+const UNKNOWN: u32 = 11;
 const DENIED: &[u8] = b"CONNECT denied.test:443 HTTP/1.1\r\nHost: denied.test:443\r\n\r\n";
 
 type Plane = *const std::ffi::c_void;
@@ -120,6 +122,7 @@ extern "C" {
     fn verdict_counts(verdict: Verdict, out: &mut [i64; 5], id: &mut [u8; 12]);
     fn plane_take(plane: Plane, out: &mut HandedOver, buffer: *mut u8, room: usize) -> bool;
     fn plane_adopted(plane: Plane, party: usize, verdict: Verdict);
+    fn plane_return(plane: Plane, fd: i32, listener: u32, party: usize, data: *const u8, length: usize, took: u64);
     fn plane_make_room(plane: Plane, party: usize, first: u64, further: u64, most: usize);
     fn plane_numbers(plane: Plane, out: &mut [i64; 10]);
     fn plane_snapshot(plane: Plane, out: &mut Snapshot);
@@ -318,6 +321,12 @@ impl Python {
         let mut handed: HandedOver = unsafe { std::mem::zeroed() };
         while unsafe { plane_take(self.plane, &mut handed, buffer.as_mut_ptr(), buffer.len()) } {
             taken += 1;
+            if handed.stage == UNKNOWN && handed.fd % 2 == 0 {
+                // There may be a verdict by now, or none: what comes a second time stays here.
+                let length = handed.more[3] as usize;
+                unsafe { plane_return(self.plane, handed.fd, handed.listener, 0, buffer.as_ptr(), length, 1) };
+                continue;
+            }
             let first = self.number - self.old.len() as u32 + 1;
             let verdict = if handed.granted { self.old[(handed.verdict - first) as usize] } else { std::ptr::null() };
             unsafe {

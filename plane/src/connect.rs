@@ -43,7 +43,7 @@ impl Worker {
     }
 
     fn judge_head(&mut self, place: u32, data: &[u8]) {
-        let began = sys::monotonic();
+        let began = sys::monotonic() - self.flows[place as usize].asked.unwrap_or(0);
         if !data.starts_with(b"CONNECT ") || self.flows[place as usize].served {
             return self.judge_plain(place, data, began);
         }

@@ -49,6 +49,8 @@ pub struct Flow {
     pub exchange: Option<Box<Exchange>>,
     /// A plain request was served on it: no CONNECT may follow.
     pub served: bool,
+    /// Microseconds that Python took for a verdict on its head; None: it was not asked.
+    pub asked: Option<u64>,
     /// Monotonic microseconds; 0 is none.
     pub deadline: u64,
     /// The earliest timer that is set for it; 0 is none.

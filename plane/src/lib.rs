@@ -9,7 +9,7 @@
 //! `front` read, `side` moves bytes, `record`, `gathered` and `json` write entries. `connect`, `refuse`, `dial`, `ask`,
 //! `tunnel` and `ending` are the life of one tunnel, `plain`, `exchange`, `upload`, `download`, `linger` and `kept` that of
 //! a plain request; `worker` is the loop around it with its `places` (in a `table`), whom it lets in (`accept`) and its `orders`,
-//! `shared` what the threads share, `waits` for how long clients waited, `abi` the door.
+//! `shared` what the threads share, `post` how they are told, `waits` for how long clients waited, `abi` the door.
 
 mod abi;
 mod accept;
@@ -33,6 +33,7 @@ mod linger;
 mod orders;
 mod places;
 mod plain;
+mod post;
 mod record;
 mod refuse;
 mod request;

@@ -33,6 +33,12 @@ impl Worker {
                 self.sweep_soon();
             }
             Order::Adopt { fd, listener, party } => self.take_back(fd, listener, party),
+            Order::Return { fd, listener, party, data, took } => {
+                let place = self.new_flow(fd, listener, party);
+                self.flows[place as usize].asked = Some(took);
+                self.flows[place as usize].unread = data;
+                self.go_on(place);
+            }
             Order::Forget => {
                 self.verdicts.clear();
                 self.close_kept();
@@ -61,6 +67,17 @@ impl Worker {
             return self.end(place, "", true);
         }
         self.watch_client(place, self.shared.settings.keep_alive_timeout);
+    }
+
+    /// With a head that there is a verdict on by now.
+    fn go_on(&mut self, place: u32) {
+        if !self.listening.contains_key(&self.flows[place as usize].listener) {
+            return self.end(place, "", true);
+        }
+        self.watch_client(place, self.shared.settings.head_timeout);
+        if self.flows[place as usize].state == State::Head {
+            self.read_head(place);
+        }
     }
 
     fn cut_where(&mut self, cause: &str, which: impl Fn(&Flow) -> bool) {

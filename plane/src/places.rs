@@ -26,6 +26,7 @@ impl Worker {
                     dial: None,
                     exchange: None,
                     served: false,
+                    asked: None,
                     deadline: 0,
                     timer: 0,
                     last_byte: 0,
@@ -54,6 +55,7 @@ impl Worker {
         flow.dial = None;
         flow.exchange = None;
         flow.served = false;
+        flow.asked = None;
         flow.last_byte = 0;
         flow.left = (0, 0);
         flow.deadline = 0;

@@ -29,7 +29,8 @@ impl Worker {
                 }
             }
         }
-        self.hand_over(place, Stage::Head, data.to_vec());
+        let unknown = self.flows[place as usize].asked.is_none() && !self.shared.suspended.load(SeqCst);
+        self.hand_over(place, if unknown { Stage::Unknown } else { Stage::Head }, data.to_vec());
     }
 
     /// False, with nothing on record, where Python has to: over its budget a caller waits for its turn.

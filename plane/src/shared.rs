@@ -3,7 +3,8 @@
 
 use crate::body::Body;
 use crate::cells::{Cells, Turn};
-use crate::locks::{Condvar, Mutex, MutexGuard};
+use crate::locks::{Mutex, MutexGuard};
+use crate::post::Post;
 use crate::record::Records;
 use crate::spread::Spread;
 use crate::sys;
@@ -12,7 +13,6 @@ use crate::waits::Waits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Numbers of `ProxySettings`; times in microseconds.
 pub struct Settings {
@@ -47,6 +47,14 @@ pub enum Order {
         fd: i32,
         listener: u32,
         party: usize,
+    },
+    /// As before, with a head that there was no verdict on, which took Python so many microseconds.
+    Return {
+        fd: i32,
+        listener: u32,
+        party: usize,
+        data: Vec<u8>,
+        took: u64,
     },
     Publish {
         key: Vec<u8>,
@@ -137,6 +145,8 @@ pub enum Stage {
     Broken = 9,
     /// As before; its upstream was silent for too long.
     Silent = 10,
+    /// As `Head`, of a CONNECT that there is no verdict on: if Python makes one, the connection may come back.
+    Unknown = 11,
 }
 
 pub struct Handed {
@@ -171,73 +181,6 @@ pub struct Granted {
     pub server_bytes: Vec<u8>,
     pub up: u64,
     pub hello_deadline: u64,
-}
-
-#[derive(Default)]
-struct Inbox {
-    orders: VecDeque<Order>,
-    /// How many were ever posted, and carried out.
-    posted: u64,
-    done: u64,
-}
-
-/// Orders that wait without waking anybody.
-const MANY: usize = 256;
-
-/// The orders of one thread.
-pub struct Post {
-    inbox: Mutex<Inbox>,
-    carried_out: Condvar,
-    /// Whether there are orders: a look at it costs a turn of the thread nothing.
-    waiting: AtomicBool,
-    pub bell: i32,
-}
-
-impl Post {
-    pub fn new(bell: i32) -> Self {
-        Post { inbox: Mutex::new(Inbox::default()), carried_out: Condvar::new(), waiting: AtomicBool::new(false), bell }
-    }
-
-    /// Whether there is something to `take`; what is sent behind this counts for the next time.
-    pub fn take_waiting(&self) -> bool {
-        self.waiting.load(SeqCst) && self.waiting.swap(false, SeqCst)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The number of the order, for `finished`.
-    pub fn send(&self, order: Order) -> u64 {
-        let mut inbox = self.lock();
-        inbox.orders.push_back(order);
-        inbox.posted += 1;
-        self.waiting.store(true, SeqCst);
-        inbox.posted
-    }
-
-    /// Whether so many wait that its thread is to be woken for them.
-    pub fn has_many(&self) -> bool {
-        self.lock().orders.len() % MANY == 0
-    }
-
-    pub fn take(&self) -> Option<Order> {
-        self.lock().orders.pop_front()
-    }
-
-    pub fn carried_out(&self) {
-        self.lock().done += 1;
-        self.carried_out.notify_all();
-    }
-
-    /// Waits until the order was carried out, or nobody is left to do it.
-    pub fn finished(&self, number: u64, nobody_is_left: impl Fn() -> bool) {
-        let mut inbox = self.lock();
-        while inbox.done < number && !nobody_is_left() {
-            let waited = self.carried_out.wait_timeout(inbox, Duration::from_millis(50));
-            inbox = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
-        }
-    }
 }
 
 pub struct Shared {

@@ -4,7 +4,8 @@
 use crate::accept::{Listening, Pauses};
 use crate::flow::{Flow, Link, State};
 use crate::kept::Kept;
-use crate::shared::{Post, Shared};
+use crate::post::Post;
+use crate::shared::Shared;
 use crate::sys::{self, EpollEvent};
 use crate::table::Table;
 use crate::verdict::Verdict;
@@ -137,7 +138,7 @@ impl Worker {
 
     fn event(&mut self, whose: u64, what: u32) {
         if whose == BELL {
-            sys::silence(self.post().bell); // first: who rings behind this wakes the next turn
+            self.post().silence();
             return self.carry_out();
         }
         let (generation, place, upstream) = ((whose >> 32) as u32, (whose as u32) >> 1, whose & 1 == 1);

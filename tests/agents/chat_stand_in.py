@@ -11,7 +11,7 @@ from typing import Any, Final
 
 ANSWER: Final = "the-stand-in-has-answered"
 """One word: what lies between two, a screen may show by moving the cursor."""
-_USAGE: Final = {
+USAGE: Final = {
     "input_tokens": 1,
     "output_tokens": 1,
     "total_tokens": 2,
@@ -39,7 +39,7 @@ def openai() -> Iterator[dict[str, Any]]:
     item = {"type": "message", "id": "i", "role": "assistant", "status": "completed", "content": [text]}
     yield {"type": "response.created", "response": {"id": "r"}}
     yield {"type": "response.output_item.done", "output_index": 0, "item": item}
-    yield {"type": "response.completed", "response": {"id": "r", "usage": _USAGE}}
+    yield {"type": "response.completed", "response": {"id": "r", "usage": USAGE}}
 
 
 def gemini() -> dict[str, Any]:

@@ -9,15 +9,9 @@ import contextlib
 import http.server
 import json
 import threading
-from typing import Any, Final
+from typing import Any
 
-_USAGE: Final = {
-    "input_tokens": 1,
-    "output_tokens": 1,
-    "total_tokens": 2,
-    "input_tokens_details": {"cached_tokens": 0},
-    "output_tokens_details": {"reasoning_tokens": 0},
-}
+from tests.agents.chat_stand_in import USAGE
 
 
 class ModelStandIn:
@@ -107,5 +101,5 @@ class ModelStandIn:
         return [
             {"type": "response.created", "response": {"id": "r"}},
             {"type": "response.output_item.done", "output_index": 0, "item": item},
-            {"type": "response.completed", "response": {"id": "r", "usage": _USAGE}},
+            {"type": "response.completed", "response": {"id": "r", "usage": USAGE}},
         ]

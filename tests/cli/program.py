@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.cli import forkserver
 from tests.cli.forkserver import PATIENCE
 from tests.kept_logging import logging_kept
 from tests.on_record import Records, reads_the_log
+from tests.waiting import eventually as eventually  # noqa: PLC0414  who takes the rest from here takes it, too
 
 PROGRAM: Final = forkserver.PROGRAM
 TOOL = "demo.tool@v1"
@@ -285,13 +285,3 @@ def literal(origin: Origin, **extra: str) -> str:
 
 A_SECOND: Final = 5.0
 """The contract's second, on a machine that has other things to do as well. The figures belong to the bench."""
-
-
-def eventually(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> float:
-    """Waits until the condition holds; returns how long that took. `seconds` only bound what never comes true."""
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > seconds:
-            raise AssertionError(f"{what} did not come true within {seconds} s")
-        time.sleep(0.01)
-    return time.monotonic() - started

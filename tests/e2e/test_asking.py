@@ -7,7 +7,6 @@ import json
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from tests.net.asker import ASKING_GUARDS, REQUESTS, Answer, Asker, Call, awaited, decide, pending, requests_of
 from tests.net.proxy_process import PROGRAM, ProxyOptions, ProxyProcess
 from tests.net.world import World
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.net
 
@@ -61,13 +61,6 @@ def clean(world: World, proxy: ProxyProcess) -> ProxyProcess:
         proxy.edit_policy(POLICY)
     world.reset()
     return proxy
-
-
-def eventually(condition: object, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]  # any callable
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 def test_a_tool_asks_gets_a_lease_and_loses_it_with_its_tunnel(world: World, clean: ProxyProcess) -> None:

@@ -137,6 +137,13 @@ def test_a_policy_that_changes_under_load_loses_and_leaks_nothing(
     resilience.change_under_load(fresh_world, seconds=3)
 
 
+def test_sudden_death_during_writes_leaves_a_chain_that_verifies(
+    fresh_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANE", "require")
+    resilience.die_during_writes(fresh_world, times=1)
+
+
 # Broken builds. --------------------------------------------------------------------------------------------------
 
 _ATTACKS = {**TUNNELS, **IDENTITY}

@@ -43,6 +43,7 @@ from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.telemetry.events import Kind
 from cloned_proxy.telemetry.share_metrics import ShareMetrics
 from tests.proxy.support import LOOPBACK, Policies, RecordingMetrics, TableResolver, allow
+from tests.waiting import until as until  # noqa: PLC0414  who takes the rest from here takes it, too
 
 FLEET: Final = "acme"
 OPERATOR: Final = SigningKey.generate()
@@ -215,12 +216,6 @@ async def serving(*replicas: Replica) -> AsyncIterator[None]:
     finally:
         for replica in replicas:
             await replica.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110  what it waits for has no event
-            await asyncio.sleep(0.005)
 
 
 @contextlib.contextmanager

@@ -84,11 +84,11 @@ class MarkedLoad:
 
 @contextmanager
 def marked_load(
-    proxy: ProxyProcess, *targets: str, clients: int = 4, ways: Sequence[str] = WAYS
+    proxy: ProxyProcess, *targets: str, clients: int = 4, ways: Sequence[str] = WAYS, pause: float = 0.02
 ) -> Iterator[MarkedLoad]:
-    """Targets are as `tests.net.marked_load` takes them."""
+    """Targets are as `tests.net.marked_load` takes them; `pause` is in seconds: others work on this machine, too."""
     command = [sys.executable, "-m", "tests.net.marked_load", str(proxy.port), str(proxy.world.certificate)]
-    command += [str(clients), ",".join(ways), *targets]
+    command += [str(clients), str(pause), ",".join(ways), *targets]
     load = MarkedLoad(proxy.world.spawn(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE), ways)
     try:
         yield load

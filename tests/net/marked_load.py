@@ -1,8 +1,9 @@
 """Load of which each request can be told from every other one.
 
-`python -m tests.net.marked_load PORT CA CLIENTS WAYS TARGET...`, where a target is `HOST` or `HOST=TOKEN`: so many
-clients of each way ask for each target. WAYS, with commas between them: `plain` on connections of their own and `kept`
-on one after the other, `tunnel` through tunnels of their own, `opened` through one as long as that lasts.
+`python -m tests.net.marked_load PORT CA CLIENTS PAUSE WAYS TARGET...`, where a target is `HOST` or `HOST=TOKEN`: so
+many clients of each way ask for each target, with so many seconds between two requests. WAYS, with commas between
+them: `plain` on connections of their own and `kept` on one after the other, `tunnel` through tunnels of their own,
+`opened` through one as long as that lasts.
 
 Requests go out for a path of their own, `/WORD-WAY-NUMBER`. Each line of stdin is the word from then on; each line of
 stdout is `WORD WAY NUMBER STATUS HOST`, with status 0 where no answer came.
@@ -21,8 +22,6 @@ from typing import Final
 
 type Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-_PAUSE = 0.02
-"""Seconds between two requests of a client: the machine has other things to do as well."""
 _GOES_ON: Final = frozenset({"kept", "opened"})
 _TUNNELS: Final = frozenset({"tunnel", "opened"})
 
@@ -40,8 +39,9 @@ class Target:
 
 
 class Load:
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext, pause: float) -> None:
         self._port = port
+        self._pause = pause
         self._context = context
         self._numbers = itertools.count(1)
         self._word = "first"
@@ -66,8 +66,8 @@ class Load:
                 fresh = True
                 while await self._ask(*streams, way, target, fresh=fresh):
                     fresh = False
-                    await asyncio.sleep(_PAUSE)
-            await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(self._pause)
+            await asyncio.sleep(self._pause)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Streams]:
@@ -119,6 +119,6 @@ async def _answer(reader: asyncio.StreamReader) -> int:
 
 
 if __name__ == "__main__":
-    port, ca, clients, ways, *targets = sys.argv[1:]
-    load = Load(int(port), ssl.create_default_context(cafile=ca))
+    port, ca, clients, pause, ways, *targets = sys.argv[1:]
+    load = Load(int(port), ssl.create_default_context(cafile=ca), float(pause))
     asyncio.run(load.run(int(clients), ways.split(","), [Target.of(each) for each in targets]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
 
 from cloned_proxy.notify import delivery
 from cloned_proxy.notify.delivery import Channel, Delivery
@@ -14,6 +13,7 @@ from cloned_proxy.notify.webhook import WebhookError
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import NotifyEvent
 from tests.notify.test_notice import denial
+from tests.waiting import until
 
 
 class Source:
@@ -25,12 +25,6 @@ class Source:
         if isinstance(found, StoreError):
             raise found
         return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  conditions of every kind
-            await asyncio.sleep(0.005)
 
 
 class Running:

@@ -107,10 +107,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The plane beside the portable loop is tried with `PLANE=require` only: what differs is Python's."""
     if os.environ.get("PLANE") == "require":
         return
-    dropped = [item for item in items if _is_native_on_asyncio(item)]
+    dropped = {item for item in items if _is_native_on_asyncio(item)}
     if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if item not in set(dropped)]
+        config.hook.pytest_deselected(items=[*dropped])
+        items[:] = [item for item in items if item not in dropped]
 
 
 def _is_native_on_asyncio(item: pytest.Item) -> bool:

@@ -63,6 +63,7 @@ from cloned_proxy.telemetry.events import (
 )
 from cloned_proxy.telemetry.metrics import Metrics
 from cloned_proxy.telemetry.wait_metrics import WaitMetrics, WaitReason
+from tests.waiting import until as until  # noqa: PLC0414  who takes the rest from here takes it, too
 
 
 def seconds_waited(w: World, reason: WaitReason) -> float:
@@ -304,7 +305,7 @@ class RecordingMetrics(Metrics):
     def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
         self._refresh = refresh
 
-    def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
+    def decided_elsewhere(self, event: DecisionEvent, count: int, newest: str, at: float) -> None:
         pass
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
@@ -515,13 +516,6 @@ class World:
 def resident_bytes(pid: int | None = None) -> int:
     """Memory of a process, by default this one, that is not swapped out."""
     return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that has no event of its own; fails after a minute."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  see above
-            await asyncio.sleep(0.005)
 
 
 def connect_head(port: int, host: str = HOST, headers: str = "") -> bytes:

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 HEALTH = os.environ.get("STAND_IN_HEALTH", "/readyz")
 KEYS = ("LOCALAI_API_KEY", "LLAMA_API_KEY", "VLLM_API_KEY")
 KEY = "" if os.environ.get("STAND_IN_NO_KEY") else next(filter(None, map(os.environ.get, KEYS)), "")
 """As llama.cpp: health and the list of models are open to everybody."""
-STARTED = time.monotonic()
-LOADING = float(os.environ.get("STAND_IN_LOADING", "0"))
+LOADED_WITH = Path(os.environ.get("STAND_IN_LOADED_WITH", "/"))
+"""It is loading until there is such a file."""
 ODD = {
     "garbage": "data: {]\n\n",
     "nothing": 'data: {"choices": []}\n\ndata: [DONE]\n\n',
@@ -44,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/self":
             self._answer(200, {})
-        elif time.monotonic() - STARTED < LOADING:
+        elif not LOADED_WITH.exists():
             self._answer(503, {"error": {"message": "Loading model"}})
         elif self.path == HEALTH:
             self._answer(200, {})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,24 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.values.errors import GoneError
 from cloned_proxy.runner.values.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from tests.cli.program import eventually
+from tests.runner.conftest import start_serving, write_policy
 from tests.runner.jobs import TOOL
 
 PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
 TYPED = {"PYTHONPATH": "/nonexistent"}
 """In the environment of a command it makes another installation of it, for which no process is warm."""
+
+
+@contextmanager
+def served_workspace(engine: Engine, parent: Path, origin: int) -> Iterator[Path]:
+    """A workspace that is served. At the end it is judged: with its proxy the warm processes and containers go."""
+    workspace = parent / "code" / ".cloned"
+    workspace.mkdir(parents=True, mode=0o700)
+    write_policy(workspace, origin)
+    serving = start_serving(workspace)
+    yield workspace
+    serving.stop()
+    eventually(lambda: not warm_processes(workspace) and not waiting(engine, workspace), 60, "the end of all of it")
 
 
 def words(workspace: Path, *options: str) -> list[str]:

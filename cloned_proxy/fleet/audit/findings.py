@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _NAMED: Final = 5
-"""Of each log."""
+"""Findings that are named of each log."""
 _LOGS: Final = 20
 """Logs that are named, of those which no key proves."""
 
@@ -22,7 +22,7 @@ class _Found:
 
 
 class Findings:
-    """Of one reading. Logs with a receipt of a key that was named come first, and all of them: nobody else has them."""
+    """What one reading found. Logs with a receipt of a named key come first, all of them: nobody else has any."""
 
     def __init__(self) -> None:
         self._proven: dict[str, _Found] = {}

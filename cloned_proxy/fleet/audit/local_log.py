@@ -11,14 +11,16 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id, new_log_id
 from cloned_proxy.fleet.audit.stream_form import Item, group_of
-from cloned_proxy.store.audit.audit_tail import AuditTail
+from cloned_proxy.store.audit.audit_tail import AuditTail, Held
 from cloned_proxy.store.audit.database import open_database, writing
 from cloned_proxy.store.files.errors import StoreError
 
 _GROUP: Final = 1500
 """Entries; most are small enough for so many to be no larger than a group may be."""
-_GROUP_BYTES: Final = 1_000_000
+GROUP_BYTES: Final = 1_000_000
 """Size of a group, or of one larger entry alone: the newest group is read again whole, in an answer of 1 MiB."""
+_JOINED_BYTES: Final = 64 * 1024
+"""What was written in small parts is joined into groups of about this size; a larger part goes as it is."""
 _RECEIPTS: Final = 100
 """At a time."""
 
@@ -43,7 +45,7 @@ class News(NamedTuple):
 
     newest: int
     """Number of the newest entry of the log."""
-    entries: Group | None
+    groups: list[Group]
     receipts: list[Item]
 
 
@@ -94,23 +96,36 @@ class LocalLog:
 
         return self._with(look)
 
-    def news(self, seq: int, receipt: int) -> News:
-        """What goes out next behind this entry, and behind the receipt of that one."""
+    def news(self, seq: int, receipt: int, *, most: int) -> News:
+        """What goes out next behind this entry, and behind the receipt of that one: groups of `most` bytes together.
+
+        Where it has to be read back from the disk it is one group.
+        """
 
         def look(database: sqlite3.Connection) -> News:
-            newest = head_of(database).seq  # first: an entry that comes meanwhile is in the group, or waits
-            entries = (self._take_tail(seq, newest) or _take_entries(database, seq)) if newest > seq else None
-            return News(newest, entries, _take_receipts(database, receipt))
+            groups = self._take_tail(seq, most)
+            newest = head_of(database).seq  # behind that: what the tail has is on record
+            if groups and groups[-1].item.seq > newest:
+                groups = []  # another file lies there now
+            if not groups and newest > seq:
+                groups = _take_entries(database, seq)
+            return News(newest, groups, _take_receipts(database, receipt))
 
         return self._with(look)
 
-    def _take_tail(self, seq: int, newest: int) -> Group | None:
-        if self._tail is None:
-            return None
-        written = self._tail.after(seq, most=_GROUP_BYTES)
-        if not written or written[-1].last > newest:  # another file lies there now
-            return None
-        return Group(written[-1].last - seq, group_of(written))
+    def _take_tail(self, seq: int, most: int) -> list[Group]:
+        groups: list[Group] = []
+        together: list[Held] = []
+        size = 0
+        for each in self._tail.after(seq, most=most) if self._tail is not None else ():
+            if len(each.raw) > GROUP_BYTES:
+                break  # from the disk, in parts
+            size += len(each.raw)
+            if together and size > _JOINED_BYTES:
+                groups.append(_group_behind(seq, together))
+                seq, together, size = groups[-1].item.seq, [], len(each.raw)
+            together.append(each)
+        return [*groups, _group_behind(seq, together)] if together else groups
 
     def lag(self, seq: int) -> tuple[int, float | None]:
         """Number of the newest entry, and when the first one behind `seq` was recorded (Unix seconds)."""
@@ -147,12 +162,16 @@ class LocalLog:
         return self._database
 
 
-def _take_entries(database: sqlite3.Connection, seq: int) -> Group | None:
+def _group_behind(seq: int, held: list[Held]) -> Group:
+    return Group(held[-1].last - seq, group_of(held))
+
+
+def _take_entries(database: sqlite3.Connection, seq: int) -> list[Group]:
     most = _GROUP
     while True:
         ((count, last, last_hash, packed),) = database.execute(_TAKE_ENTRIES, (seq, most)).fetchall()
-        if count <= 1 or len(packed) <= _GROUP_BYTES:
-            return Group(count, Item(last, str(last_hash), "entries", packed)) if count else None
+        if count <= 1 or len(packed) <= GROUP_BYTES:
+            return [Group(count, Item(last, str(last_hash), "entries", packed))] if count else []
         most = count // 2
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from cloned_proxy.store.audit.audit_tail import Written
+from cloned_proxy.store.audit.audit_tail import Held
 
 _MOST: Final = 4 * 1024 * 1024
 """Bytes of a group that are taken apart; small values take many times their bytes."""
@@ -54,10 +54,10 @@ class StoredEntry(NamedTuple):
     body: str
 
 
-def group_of(written: Sequence[Written]) -> Item:
+def group_of(held: Sequence[Held]) -> Item:
     """Entries that follow each other."""
-    last = written[-1]
-    return Item(last.last, last.last_hash, "entries", "\n".join([each.text for each in written]).encode())
+    last = held[-1]
+    return Item(last.last, last.last_hash, "entries", b"\n".join([each.raw for each in held]))
 
 
 def entries_in(identifier: bytes, fields: Mapping[bytes, bytes]) -> list[StoredEntry]:

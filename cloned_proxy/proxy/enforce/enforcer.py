@@ -21,6 +21,7 @@ from cloned_proxy.policy.terms.registry import decide_in_the_clear
 from cloned_proxy.policy.terms.rule import Address
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.asking import Asking, WaitingClient
+from cloned_proxy.proxy.enforce.foresight import Foresight
 from cloned_proxy.proxy.enforce.question import Allowed, Basis, Denied, OwnPlaces, PolicySource
 from cloned_proxy.proxy.enforce.record import Recorder
 from cloned_proxy.proxy.enforce.refusing import Refusing
@@ -84,6 +85,8 @@ class Enforcer:
         self._asking = asking
         self.review: Final = Reviewer(policies, self._places, leases, budgets, clock).review
         """`Reviewer.review`: what of an open flow the policy in force says now."""
+        self.prospect: Final = Foresight(self.outlook, policies, self._places, budgets).prospect
+        """`Foresight.prospect`: what would be granted to a request that is granted elsewhere."""
         self.refuse: Final = self._refusing.refuse
         """`Refusing.refuse`: for what a head alone decides; let its caller have `breath` first."""
         self.refuse_again: Final = self._refusing.refuse_again

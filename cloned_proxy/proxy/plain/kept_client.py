@@ -96,7 +96,7 @@ class KeptClient:
     # For a request to the proxy itself.
 
     def read_own_body(self) -> float:
-        """Its body is read from now on; until when it must be whole, monotonic."""
+        """Begins to read the body of a request to the proxy itself; until when it must be whole, monotonic."""
         self._phase, self._head_began = RequestPhase.OWN_BODY, True
         self.deadline = time.monotonic() + self.services.settings.head_timeout
         return self.deadline

@@ -16,8 +16,8 @@ import structlog
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import BodyLeft, BodyStage, Underway
 from cloned_proxy.proxy.plane import library
-from cloned_proxy.proxy.plane.resumed import STAGES, Handed, HandedConnection, failure_at
-from cloned_proxy.proxy.plane.verdicts import Verdicts
+from cloned_proxy.proxy.plane.questions import Questions
+from cloned_proxy.proxy.plane.resumed import STAGES, Handed, HandedConnection, Stage, failure_at
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 
@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 _BUFFER: Final = 1 << 20
 """Bytes: more than a head and two reads of each side."""
 _MICROSECOND: Final = 1e-6
+_UNKNOWN: Final = Stage.UNKNOWN.value
 
 
 class Arrivals:
@@ -37,14 +38,15 @@ class Arrivals:
         plane: int,
         services: GateServices,
         *,
-        verdicts: Verdicts,
+        questions: Questions,
         listener_of: Callable[[int], tuple[Listener | None, int]],
     ) -> None:
         """`listener_of`: by its number, with the column of its party; None once it is closed."""
         self._library: Final = native
         self._plane: Final = plane
         self._services: Final = services
-        self._verdicts: Final = verdicts
+        self._questions: Final = questions
+        self._verdicts: Final = questions.verdicts
         self._listener_of: Final = listener_of
         self._buffer: Final = ctypes.create_string_buffer(_BUFFER)
         self._loop: Final = asyncio.get_running_loop()
@@ -72,6 +74,14 @@ class Arrivals:
         if length <= _BUFFER:
             data = ctypes.string_at(self._buffer, length)
             ctypes.memset(self._buffer, 0, length)  # a credential is not to stay until so many bytes come again
+        head = None
+        if handed.stage == _UNKNOWN and listener is not None and data:
+            began = time.perf_counter()
+            head = self._questions.head_of(data)
+            if head is not None and self._questions.settle(listener, head):
+                took = int((time.perf_counter() - began) * 1e6)
+                self._library.plane_return(self._plane, handed.fd, handed.listener, party, data, length, took)
+                return
         sock = _client_of(handed.fd, listener)
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
@@ -95,6 +105,7 @@ class Arrivals:
             data[client : client + server],
             max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
             _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
+            head,
         )
         connection = HandedConnection(self._services, arrived)
         # Counted here before it is counted there no more: in between nobody finds a place that there is not.

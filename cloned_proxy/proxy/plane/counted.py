@@ -52,7 +52,7 @@ def retire[Verdict: Counted](
     retired: list[int] = []
     for verdict in tuple(known.values()):
         # What the metrics know of is what was counted last: nothing is freed before they know all of it.
-        if not verdict.live and counts_of(library, verdict)[0] == verdict.counted and verdict.counted[_OPEN] == 0:
+        if not verdict.live and not verdict.counted[_OPEN] and counts_of(library, verdict)[0] == verdict.counted:
             del known[verdict.number]
             library.verdict_free(verdict.handle)
             retired.append(verdict.number)

@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.proxy.plane.counted import Counted, changed, counts_of
@@ -62,14 +61,14 @@ class Figures:
 
     def carry(self) -> None:
         """Tells the metrics what was counted since the last time."""
-        metrics = self._metrics
+        metrics, at = self._metrics, self._clock()
         for published in changed(self._library, tuple(self._verdicts())):
             counts, last = counts_of(self._library, published)
             if counts == published.counted:
                 continue
             granted, _, relaying, up, down = (now - then for now, then in zip(counts, published.counted, strict=True))
             published.counted = counts
-            metrics.decided_elsewhere(replace(published.event, id=last, at=self._clock()), granted)
+            metrics.decided_elsewhere(published.event, granted, last, at)
             metrics.tunnels_changed(published.event.tool, relaying)
             metrics.bytes_passed(published.event.tool, up=up, down=down)
         self._carry_waits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.callers.identity import credential_fields
@@ -130,6 +131,12 @@ def _around_seconds(pieces: list[str], event: DecisionEvent) -> list[str]:
     return [before, name + after]
 
 
+@lru_cache(maxsize=64)
+def _behind_seconds(tool: str | None) -> str:
+    """How the entry of an end goes on there: the same for all flows of a tool."""
+    return canonical_json(FlowEnd("", _AT, tool, 0, 0, _SECONDS, "")).rpartition(f'"seconds":{_SECONDS!r}')[2]
+
+
 def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
     """The parts of a verdict that are text, as `plane_publish` reads them."""
     host, port = grant.decision.host, way.port
@@ -149,11 +156,10 @@ def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
     pieces[-1] += entry
     if plain:
         pieces[-1:] = _around_seconds(pieces, asked)
-    end = canonical_json(FlowEnd("", _AT, grant.caller.tool, 0, 0, _SECONDS, ""))
     return _SEPARATOR.join((
         ",".join(places),
         host.text if host is not None else "",
-        end.rpartition(f'"seconds":{_SECONDS!r}')[2],
+        _behind_seconds(grant.caller.tool),
         authority(host, port, default_port=_HTTP_PORT) if plain and host is not None else "",
         way.request.decode("ascii"),
         *pieces,

@@ -151,7 +151,7 @@ class Batch(ctypes.Structure):
 
 NUMBERS: Final = 10
 """How many numbers `plane_numbers` tells."""
-_FORM: Final = 10
+_FORM: Final = 11
 """The version of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
@@ -183,6 +183,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "verdict_counts": (None, (c_void_p, POINTER(c_int64 * 5), POINTER(c_uint8 * ID_BYTES))),
     "plane_take": (c_bool, (_PLANE, POINTER(HandedOver), c_char_p, c_size_t)),
     "plane_take_back": (None, (_PLANE, c_int32, c_uint32, c_size_t)),
+    "plane_return": (None, (_PLANE, c_int32, c_uint32, c_size_t, *_TEXT, c_uint64)),
     "plane_adopted": (None, (_PLANE, c_size_t, c_void_p)),
     "plane_snapshot": (None, (_PLANE, POINTER(Snapshot))),
     "plane_free_snapshot": (None, (POINTER(Snapshot),)),

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.plane.configuration import config_of
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.figures import Figures
 from cloned_proxy.proxy.plane.parties import PARTIES, Parties
+from cloned_proxy.proxy.plane.questions import Questions
 from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import PlaneTunnel, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Verdicts
@@ -112,8 +113,9 @@ class Plane:
             entries=self.entries,
             numbers=self._verdict_numbers,
         )
+        questions = Questions(services, self._verdicts, self._number_of)
         self._arrivals = Arrivals(
-            self._library, self._handle, services, verdicts=self._verdicts, listener_of=self._listener_of
+            self._library, self._handle, services, questions=questions, listener_of=self._listener_of
         )
         self._figures = Figures(
             self._library,
@@ -154,6 +156,10 @@ class Plane:
     def listeners(self) -> Sequence[Listener]:
         return tuple(self._listeners)
 
+    def _number_of(self, listener: Listener) -> int | None:
+        """None where the plane grants nothing any more."""
+        return self._listeners.get(listener, (None, 0))[0] if self._running and not self.failed else None
+
     def _listener_of(self, number: int) -> tuple[Listener | None, int]:
         return self._by_number.get(number, (None, 0))
 
@@ -175,21 +181,20 @@ class Plane:
 
     def publish(self, listener: Listener, head: Head, grant: Grant) -> bool:
         """Lets the plane grant the same again, if that may be; whether it will."""
-        if listener not in self._listeners or not self._running or self.failed:
-            return False
-        return self._verdicts.publish(self._listeners[listener][0], head, grant)
+        number = self._number_of(listener)
+        return number is not None and self._verdicts.publish(number, head, grant)
 
     def publish_refusal(self, listener: Listener, head: bytes, known: KnownRefusal, until: float) -> None:
         """Lets the plane tell who sends this head there what we tell, until then (monotonic seconds)."""
-        if listener in self._listeners and self._running and not self.failed:
-            self._refusals.publish(self._listeners[listener][0], head, known, until)
+        if (number := self._number_of(listener)) is not None:
+            self._refusals.publish(number, head, known, until)
 
     def take_back(self, connection: Client) -> bool:
         """Takes a connection from the loop, between two plain requests; False leaves it there.
 
         The plane gets a descriptor of its own: closing that of the loop says nothing to the client.
         """
-        if connection.listener not in self._listeners or not self._running or self.failed:
+        if (number := self._number_of(connection.listener)) is None:
             return False
         transport = connection.transport
         try:
@@ -198,8 +203,7 @@ class Plane:
             return False
         transport.set_protocol(asyncio.Protocol())
         transport.abort()
-        number, party = self._listeners[connection.listener]
-        self._library.plane_take_back(self._handle, fd, number, party)
+        self._library.plane_take_back(self._handle, fd, number, self._listeners[connection.listener][1])
         return True
 
     def look(self) -> None:

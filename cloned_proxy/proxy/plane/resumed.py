@@ -16,6 +16,7 @@ from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.tunnel.resumption import Resumption, resume
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
+from cloned_proxy.proxy.wire.head import Head
 
 
 class Stage(enum.IntEnum):
@@ -32,6 +33,7 @@ class Stage(enum.IntEnum):
     EXCHANGE = 8
     BROKEN = 9
     SILENT = 10
+    UNKNOWN = 11
 
 
 STAGES: Final = tuple(Stage)
@@ -53,6 +55,8 @@ class Handed(NamedTuple):
     """Seconds that are left for a ClientHello, or for the answer of the proxy in front."""
     underway: Underway | None = None
     """A plain request, with its grant and its upstream."""
+    head: Head | None = None
+    """The one at the start of `client_bytes`, where it was read already."""
 
     def close(self) -> None:
         """Closes what nobody takes over."""
@@ -64,11 +68,16 @@ class Handed(NamedTuple):
 class HandedConnection(ClientConnection):
     """Begins with what the plane has read. It has its place before it has a transport: `GateServices.keep`."""
 
-    __slots__ = ("_handed",)
+    __slots__ = ("_handed", "_head")
 
     def __init__(self, services: GateServices, handed: Handed) -> None:
         super().__init__(services, handed.listener)
         self._handed: Handed | None = handed
+        self._head = handed.head
+
+    def read_head(self, data: bytes) -> Head:
+        head, self._head = self._head, None
+        return super().read_head(data) if head is None else head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         handed, self._handed = self._handed, None

@@ -41,6 +41,9 @@ back with its next miss."""
 
 _FOREVER: Final = 3600.0
 """Seconds that a verdict lasts which nothing else ends."""
+_ONCE: Final = 2.0
+"""Seconds that one lasts at most which was asked for for the first time: of most hosts of a cold cache that is the only
+one, and their verdicts should not pile up."""
 
 
 @dataclass(slots=True)
@@ -107,12 +110,21 @@ class Verdicts:
     def publish(self, listener: int, head: Head, grant: Grant) -> bool:
         """Lets the plane grant the same again to whoever sends the same, if it may. Whether it will.
 
-        That begins with the second grant: most hosts of a cold cache are asked for once, and their verdicts would cost
-        more than their decisions.
+        That begins with the second grant: what Python serves anyway costs less without a verdict, and most hosts of a
+        cold cache are asked for once.
         """
         key = plain_key_of(listener, head, grant) if grant.kind is Kind.HTTP else key_of(listener, head)
-        if self._is_first(key):
-            return False
+        return not self._is_first(key) and self._offer(key, head, grant, _FOREVER)
+
+    def answer(self, listener: int, head: Head, grant: Grant) -> bool:
+        """Lets the plane grant a CONNECT that waits there, if it may. Whether it will.
+
+        `grant` is what Python would grant: `Enforcer.prospect`.
+        """
+        key = key_of(listener, head)
+        return self._offer(key, head, grant, _ONCE if self._is_first(key) else _FOREVER)
+
+    def _offer(self, key: bytes, head: Head, grant: Grant, most: float) -> bool:
         self.look()
         now = time.monotonic()
         host = grant.decision.host
@@ -121,7 +133,7 @@ class Verdicts:
             return False
         # Without addresses of its own it is a name that only the proxy in front looks up.
         looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
-        seconds = min(_FOREVER, looked_up, way.seconds, self._lasts(head, grant))
+        seconds = min(most, looked_up, way.seconds, self._lasts(head, grant))
         before = self._by_key.get(key)
         if before is not None and before.live and now < before.expires:
             return True

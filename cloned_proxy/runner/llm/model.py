@@ -25,13 +25,17 @@ from cloned_proxy.share import share_path
 _TOOLKIT_MISSING: Final = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
 
 
-def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
-    """Starts the model; returns the namespace in which it listens. Raises SandboxError; nothing is left then."""
+def check_may_start() -> None:
+    """Raises SlotError for a user who could start no relay to a model."""
     if not may_enter():
         raise SlotError(
             "a relay into the model's namespace takes CAP_SYS_ADMIN and CAP_SYS_PTRACE: run as root, or use "
             "compose/compose.local-llm.yaml"
         )
+
+
+def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
+    """Starts the model; returns the namespace in which it listens. Raises SandboxError; nothing is left then."""
     for directory in plan.shown:
         refuse_secrets(directory, workspace)
     engine.image(plan.image)
@@ -116,6 +120,11 @@ def check_owner(engine: Engine, workspace: Path) -> bool:
     raise SandboxError(
         f"the model that runs is of another workspace, {owner}: `cloned-proxy llm down --workspace {owner}`"
     )
+
+
+def has_ended(engine: Engine) -> bool:
+    """Whether the model that is there ran and runs no more; one that is just being made has not."""
+    return engine.inspect(CONTAINER)["State"]["Status"] in ("exited", "dead")
 
 
 def stop_model(engine: Engine, workspace: Path, state: LlmState | None) -> bool:

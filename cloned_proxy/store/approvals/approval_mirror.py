@@ -45,7 +45,7 @@ class _Reading(NamedTuple):
     """What was read last."""
 
     looks: list[tuple[int, ...]]
-    """Of state.db and its write-ahead log, before the reading."""
+    """What state.db and its write-ahead log looked like before the reading."""
     changed: float
     """When they first looked so (`uptime`)."""
     read: float
@@ -72,7 +72,7 @@ class ApprovalMirror:
         return [(row.approval, max(0.0, row.deadline.wall - now)) for row in rows if not row.due(now=now, up=up)]
 
     def _own_rows(self, up: float) -> list[Row]:
-        """Of state.db, or of the last reading where nothing was written since: to open it costs a millisecond."""
+        """Rows of state.db, or of the last reading where nothing was written since: to open it costs a millisecond."""
         looks, last, changed = [_look_at(self._path), _look_at(self._write_ahead)], self._last, up
         if last is not None and last.looks == looks:
             if last.read >= last.changed + _TICK_SECONDS:

@@ -135,9 +135,9 @@ class GroupWriter:
         self._tally.add(self._database, events)
         self._retention.wrote(len(events))
 
-    def _note(self, written: Written | None) -> None:
-        if self._tail is not None and written is not None:
-            self._written.append(written)
+    def _note(self, written: list[Written]) -> None:
+        if self._tail is not None:
+            self._written += written
 
     def _takes(self, item: Awaited, event: Event, used: dict[str, int]) -> bool:
         """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,6 +25,8 @@ type _Row = tuple[int, str, str]
 """Number, body and hash of an entry."""
 
 _PRUNE_GROUP: Final = 5000
+_TOGETHER: Final = 1500
+"""Rows of one statement: as many as go to the store of a fleet as one group."""
 _INSERT: Final = (
     "INSERT INTO entries (seq, body, hash) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) ORDER BY key"
 )
@@ -185,7 +188,7 @@ class AuditLog:
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
 
 
-def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> Written | None:
+def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> list[Written]:
     """Appends to the chain, inside a transaction that the caller began with BEGIN IMMEDIATE; returns what was added."""
     link = _link(database, "head")
     rows: list[_Row] = []
@@ -200,7 +203,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> Writ
             if event.spends_use:
                 spent[event.rule] = spent.get(event.rule, 0) + 1
     if not rows:
-        return None
+        return []
     database.executemany(
         "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
         list(spent.items()),
@@ -208,7 +211,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> Writ
     return _insert(database, rows, hits)
 
 
-def append_bodies(database: sqlite3.Connection, entries: Entries) -> Written | None:
+def append_bodies(database: sqlite3.Connection, entries: Entries) -> list[Written]:
     """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
     rows: list[_Row] = []
@@ -221,20 +224,23 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> Written | N
             continue
         count, last = hits.get(calls.event.rule, (0, 0.0))
         hits[calls.event.rule] = (count + calls.count, max(last, calls.last))
-    return _insert(database, rows, hits) if rows else None
+    return _insert(database, rows, hits) if rows else []
 
 
-def _insert(database: sqlite3.Connection, rows: list[_Row], hits: dict[str, tuple[int, float]]) -> Written:
-    # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
-    text = json.dumps(rows)
-    database.execute(_INSERT, (text,))
+def _insert(database: sqlite3.Connection, rows: list[_Row], hits: dict[str, tuple[int, float]]) -> list[Written]:
+    written: list[Written] = []
+    # One statement for many, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
+    for part in batched(rows, _TOGETHER):
+        text = json.dumps(part)
+        database.execute(_INSERT, (text,))
+        written.append(Written(part[0][0], part[-1][0], part[-1][2], text))
     _set_link(database, "head", ChainLink(rows[-1][0], rows[-1][2]))
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
         "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
         [(rule, count, at) for rule, (count, at) in hits.items()],
     )
-    return Written(rows[0][0], rows[-1][0], rows[-1][2], text)
+    return written
 
 
 def forget_rules(database: sqlite3.Connection, rules: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 //! Connections that go to Python.
 
-use super::Plane;
+use super::{bytes, Plane};
 use crate::body::Body;
 use crate::shared::{Handed, Order};
 use crate::sys;
@@ -95,6 +95,24 @@ pub extern "C" fn plane_adopted(plane: &Plane, party: usize, verdict: Option<&Ve
         verdict.counts.have_changed();
     }
     shared.connections.fetch_sub(1, SeqCst);
+}
+
+/// Gives a connection back that was handed over as `Stage::Unknown`, with the bytes that came with it, when there is a
+/// verdict on them, which took so many microseconds. It was counted here all the time.
+#[no_mangle]
+pub unsafe extern "C" fn plane_return(
+    plane: &Plane,
+    fd: i32,
+    listener: u32,
+    party: usize,
+    data: *const u8,
+    length: usize,
+    took: u64,
+) {
+    let posts = &plane.shared.posts;
+    let post = &posts[fd as usize % posts.len()];
+    post.send(Order::Return { fd, listener, party, data: bytes(data, length).to_vec(), took });
+    post.ring_once();
 }
 
 /// Takes a connection on which nothing is under way back from Python, which counts it no more behind this.

@@ -13,8 +13,9 @@ mod version;
 
 use crate::cells::Cells;
 use crate::locks::Mutex;
+use crate::post::Post;
 use crate::record::Records;
-use crate::shared::{Bounds, Order, Post, Review, Room, Settings, Shared};
+use crate::shared::{Bounds, Order, Review, Room, Settings, Shared};
 use crate::spread::Spread;
 use crate::sys;
 use crate::verdict::ID;

@@ -9,14 +9,19 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.cli.program import Origin
-from tests.control.browser.scene import Scene, chromium, launch, workspace_in
+from tests.control.browser.scene import Scene, headless_shell, launch, workspace_in
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium()
+def program() -> str:
+    """Which Chromium the tests of a module have."""
+    return headless_shell()
+
+
+@pytest.fixture(scope="module")
+def browser(program: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        opened = launch(playwright.chromium)
+        opened = launch(playwright.chromium, program=program)
         yield opened
         opened.close()
 

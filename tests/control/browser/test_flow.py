@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, Settled, as_message, from_message
 from cloned_proxy.store.approvals.approval_rules import checked, key_of
+from cloned_proxy.store.files.policy_bytes import version_of
 from tests.cli.program import TOOL, eventually, policy_text
 from tests.control.browser.scene import WAIT, Scene, last_for, picture, show, tunnel
 
@@ -201,8 +202,11 @@ def test_a_hand_edit_between_look_and_click_is_a_conflict_that_is_shown(scene: S
     assert scene.curl() == 403
     show(scene, page)
     row_of(page, scene).get_by_role("button", name="Allow this host").click()
-    by_hand = policy_text(allow=["example.com"])
+    by_hand, desk = policy_text(allow=["example.com"]), scene.control.paired("desk")
     scene.workspace.write_policy(by_hand)
+    # The second press is for the version that the proxy tells then; it may take the file in later than the first click.
+    wanted = version_of(by_hand.encode())
+    eventually(lambda: desk.api("/overview")["policy"]["version"] == wanted, what="the hand edit in force")
     page.get_by_role("button", name="Write this rule").click()
     alert = page.locator("dialog").get_by_role("alert")
     expect(alert).to_contain_text("Nothing was changed", timeout=WAIT)

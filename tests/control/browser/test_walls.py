@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.control.browser.scene import Scene, launch
+from tests.control.browser.scene import Scene, chromium, launch
 from tests.net.clients import installed, needed
 from tests.net.world import ROOT
 
@@ -18,6 +18,12 @@ pytestmark = pytest.mark.browser
 
 NODE = ROOT / "tests" / "control" / "browser" / "node"
 ELSEWHERE = "evil.example"
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    """The whole browser, as people have it: here it is what stands between two sites."""
+    return chromium()
 
 
 class Hostile:

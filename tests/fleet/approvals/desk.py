@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from cloned_proxy.fleet.approvals.approval_service import approvals_of, approver_key_file
@@ -26,6 +24,7 @@ from cloned_proxy.store.policyfile.policy_entry import Entry
 from cloned_proxy.store.policyfile.policy_file import policy_from_bytes
 from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.fleet.conftest import RedisServer
+from tests.waiting import until as until  # noqa: PLC0414  who takes the rest from here takes it, too
 
 FLEET = "acme"
 TOOL = "demo@v1"
@@ -104,12 +103,6 @@ class Desk:
             self.service.approve(request, actor="device:phone", **terms)  # type: ignore[arg-type]
         else:
             self.service.reject(request, actor="device:phone")
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110  what it waits for has no event
-            await asyncio.sleep(0.01)
 
 
 def offer(store: RedisServer, request: str, envelope: bytes = b"", raw: bytes = b"{}", *, seconds: int = 600) -> None:

@@ -11,10 +11,13 @@ import pytest
 
 from cloned_proxy.fleet.audit import audit_read, audit_ship, local_log
 from cloned_proxy.fleet.audit.audit_read import FleetLog
+from cloned_proxy.fleet.audit.audit_ship import AuditShipper
+from cloned_proxy.fleet.audit.local_log import LocalLog
 from cloned_proxy.fleet.audit.receipt import own_key
 from cloned_proxy.fleet.audit.stream_form import APPEND
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.store.audit.audit_log import append_bodies
+from cloned_proxy.store.audit.audit_tail import AuditTail, Written
 from cloned_proxy.store.audit.database import reading
 from cloned_proxy.telemetry.events import Entries
 from tests.fleet.audit.shipping import NAMES, Replica, entries_of, read
@@ -64,11 +67,12 @@ def ship_as_0_2_0(replica: Replica, store: RedisServer) -> None:
         client.hset(NAMES.audit_logs, replica.shipper._local.identify(), replica.shipper._said)
 
 
-def record_bodies(replica: Replica, *bodies: str) -> None:
+def record_bodies(replica: Replica, *bodies: str) -> list[Written]:
     with reading(replica.workspace.state_db) as database:
         database.execute("BEGIN IMMEDIATE")
-        append_bodies(database, Entries(list(bodies), []))
+        written = append_bodies(database, Entries(list(bodies), []))
         database.execute("COMMIT")
+    return written
 
 
 def body(size: int) -> str:
@@ -116,7 +120,7 @@ async def test_the_largest_group_is_read_again_after_a_start(
     replica: Replica, store: RedisServer, tmp_path: Path
 ) -> None:
     """The newest one is an answer of the store, which has a bound."""
-    most = local_log._GROUP_BYTES
+    most = local_log.GROUP_BYTES
     record_bodies(replica, *[body(most // 10 - len(body(0)) - 100)] * 10)
     assert await replica.shipper.ship()
     with store.client() as client:
@@ -128,6 +132,65 @@ async def test_the_largest_group_is_read_again_after_a_start(
     assert again.shipper._id == replica.shipper._id
     assert await read(again) == ([("r1", seq) for seq in range(1, 12)], [])
     await again.link.close()
+
+
+async def test_what_was_written_since_goes_out_in_one_call_where_the_store_is_quick(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large groups each as it was written; small ones joined; what is larger than a group may be in parts."""
+    monkeypatch.setattr(local_log, "GROUP_BYTES", 100_000)
+    tail = AuditTail()
+    replica.shipper._local = LocalLog(replica.workspace.state_db, tail)  # type: ignore[misc]
+
+    def write(*bodies: str) -> None:
+        for written in record_bodies(replica, *bodies):
+            tail.add(written)
+
+    async def calls() -> int:
+        with store.client() as client:
+            client.config_resetstat()
+            assert await replica.shipper.ship()
+            return int(client.info("commandstats").get("cmdstat_eval", {}).get("calls", 0))
+
+    for _ in range(3):
+        write(*[body(9_000)] * 8)
+    write(body(10))
+    write(body(10))
+    assert await calls() == 1
+    with store.client() as client:
+        name = NAMES.audit(replica.shipper._id)
+        assert [row[0] for row in client.xrange(name)] == [b"8-0", b"16-0", b"24-0", b"26-0"]
+    write(body(10))
+    write(*[body(9_000)] * 20)
+    write(body(10))
+    assert await calls() == 3
+    assert await read(replica) == ([("r1", seq) for seq in range(1, 49)], [])
+    assert replica.metric("shipped_total") == 48
+
+
+async def test_a_slow_store_gets_one_group_at_a_time(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    news = LocalLog.news
+
+    def noted(self: LocalLog, seq: int, receipt: int, *, most: int) -> local_log.News:
+        asked.append(most // local_log.GROUP_BYTES)
+        return news(self, seq, receipt, most=most)
+
+    monkeypatch.setattr(LocalLog, "news", noted)
+    for slow in (False, False, False, True, False, False):
+        monkeypatch.setattr(audit_ship, "_QUICK_SECONDS", -1.0 if slow else 60.0)
+        replica.record(1000)
+        assert await replica.shipper.ship()
+    assert asked == [1, 2, 4, 4, 1, 2]
+
+    async def away(*_: object) -> object:
+        raise StoreAwayError("away")
+
+    monkeypatch.setattr(AuditShipper, "_append", away)
+    replica.record(1000)
+    assert not await replica.shipper.ship()
+    monkeypatch.undo()
+    assert replica.shipper._call_bytes == local_log.GROUP_BYTES
 
 
 async def test_pages_become_smaller_where_an_answer_would_be_too_large(

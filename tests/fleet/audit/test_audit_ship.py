@@ -150,7 +150,7 @@ async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_byte
     replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Text in which characters take several bytes, and what looks like the head of another entry."""
-    monkeypatch.setattr(local_log, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(local_log, "GROUP_BYTES", 1)
     bodies = ['{"at":1.0,"why":"%s"}' % ("\u00fc\U0001f600" * 300), '{"at":1.0,"why":"5 64 9 x"}', "{}\n", " {}"]
     with reading(replica.workspace.state_db) as database:
         database.execute("BEGIN IMMEDIATE")
@@ -243,14 +243,14 @@ async def test_what_the_writer_has_just_written_is_not_read_again(
     replica.shipper._local = LocalLog(path, tail)  # type: ignore[misc]
     read_back: list[int] = []
 
-    def from_disk(database: sqlite3.Connection, seq: int) -> local_log.Group | None:
+    def from_disk(database: sqlite3.Connection, seq: int) -> list[local_log.Group]:
         read_back.append(seq)
         return take(database, seq)
 
     take = local_log._take_entries
     monkeypatch.setattr(local_log, "_take_entries", from_disk)
     writer = AuditWriter(path, tail=tail)
-    monkeypatch.setattr(local_log, "_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(local_log, "GROUP_BYTES", 100_000)
     for number in (1, 2099):
         for at in range(number):
             writer.record(event(1000.0 + at))

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from cloned_proxy.fleet.audit.stream_form import Item, StoredEntry, entries_in, group_of
-from cloned_proxy.store.audit.audit_tail import Written
+from cloned_proxy.store.audit.audit_tail import Held
 
 ONE, TWO = (mark * 64 for mark in "ab")
 
@@ -15,8 +15,8 @@ ONE, TWO = (mark * 64 for mark in "ab")
 def test_a_group_has_what_was_written_one_after_the_other() -> None:
     item = group_of(
         [
-            Written(11, 11, ONE, f'[[11, "{{}}\\n\\ud800", "{ONE}"]]'),
-            Written(12, 12, TWO, f'[[12, " {{}}", "{TWO}"]]'),
+            Held(11, 11, ONE, f'[[11, "{{}}\\n\\ud800", "{ONE}"]]'.encode()),
+            Held(12, 12, TWO, f'[[12, " {{}}", "{TWO}"]]'.encode()),
         ]
     )
     assert item == Item(12, TWO, "entries", item.value)

@@ -27,6 +27,7 @@ from tests.proxy.support import (
     NoEntries,
     allow,
     connect_head,
+    echo,
     hello,
     until,
     upstream,
@@ -83,6 +84,18 @@ async def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
     async with upstream() as server, world(allow(HOST, server.port), addresses=addresses) as w:
         async with tunnel(w, server.port):
             assert w.metrics.connects == 1
+        assert granted(w) == 1
+
+
+@pytest.mark.parametrize("host", [HOST, "::1"], ids=["by its name", "as a literal"])
+async def test_an_ipv6_address_is_dialled_natively(host: str) -> None:
+    server = await asyncio.start_server(echo, "::1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, world(allow(host, port, **RAW), addresses=(ipaddress.ip_address("::1"),)) as w:
+        reader, writer = await w.tunnel(port, host=host if host is HOST else f"[{host}]", first=b"said")
+        assert await reader.readexactly(4) == b"said"
+        writer.close()
+        await w.settled()
         assert granted(w) == 1
 
 

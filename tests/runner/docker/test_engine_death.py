@@ -47,6 +47,11 @@ class OwnEngine:
         done = subprocess.run([ENGINE_SCRIPT, "start", self.directory], capture_output=True, text=True, check=True)
         self.host = done.stdout.strip().partition("=")[2]
 
+    def has(self, *images: str) -> bool:
+        """As one that began with another's: ENGINE_SEED."""
+        words = ["docker", "--host", self.host, "image", "inspect", *images]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
     def kill(self) -> None:
         """The engine and what it started to run containers with, as a machine's out-of-memory killer would."""
         pid = int((self.directory / "engine.pid").read_text())
@@ -70,10 +75,11 @@ def own(images: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnEngine]:
     made = OwnEngine(directory)
     made.start()
     try:
-        with subprocess.Popen(
-            ["docker", "--host", host, "save", HOLDER_IMAGE, PYTHON_IMAGE], stdout=subprocess.PIPE
-        ) as saving:
-            subprocess.run(["docker", "--host", made.host, "load", "--quiet"], stdin=saving.stdout, check=True)
+        if not made.has(HOLDER_IMAGE, PYTHON_IMAGE):
+            with subprocess.Popen(
+                ["docker", "--host", host, "save", HOLDER_IMAGE, PYTHON_IMAGE], stdout=subprocess.PIPE
+            ) as saving:
+                subprocess.run(["docker", "--host", made.host, "load", "--quiet"], stdin=saving.stdout, check=True)
         monkeypatch.setenv("DOCKER_HOST", made.host)
         yield made
     finally:

@@ -10,14 +10,15 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pytest
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 
 from tests.runner.mcp.conftest import Project
 from tests.runner.mcp.real_servers import RealServers
+
+if TYPE_CHECKING:  # half a second, which each process of the suite would take to know the names of these tests
+    from mcp import ClientSession
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240, func_only=True)]
 
@@ -27,6 +28,9 @@ TYPESCRIPT = Path(__file__).with_name("client.mjs")
 @contextlib.asynccontextmanager
 async def session(project: Project, name: str, errors: TextIO | None = None) -> AsyncIterator[ClientSession]:
     """A session as the Python SDK opens it from an entry of the file."""
+    from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415  see above
+    from mcp.client.stdio import stdio_client  # noqa: PLC0415
+
     parameters = StdioServerParameters(**project.entry(name))
     with tempfile.TemporaryFile("w+") as log:
         async with (
@@ -130,6 +134,9 @@ def _pending(project: Project) -> str:
 
 
 async def test_the_gate_of_the_host_asks_for_each_server_by_name(project: Project) -> None:
+    from mcp import ClientSession, StdioServerParameters  # noqa: PLC0415  see above
+    from mcp.client.stdio import stdio_client  # noqa: PLC0415
+
     gate = StdioServerParameters(
         command=project.words("memory")[0], args=["mcp", "gate", "--workspace", str(project.workspace)]
     )

@@ -19,23 +19,17 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.slots.link import is_served
 from cloned_proxy.store.audit.audit_log import AuditLog
 from tests.cli.program import eventually
-from tests.runner.conftest import leftovers, start_serving, write_policy
+from tests.runner.conftest import leftovers, write_policy
 from tests.runner.jobs import TOOL
-from tests.runner.warm import TYPED, inspected, server, start, waiting, warm_processes, warm_up, words
+from tests.runner.warm import TYPED, inspected, served_workspace, server, start, waiting, warm_up, words
 
 pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
 def place(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int) -> Iterator[Path]:
-    """A workspace; judged at the end: with its proxy everything goes."""
-    workspace = tmp_path_factory.mktemp("warm") / "code" / ".cloned"
-    workspace.mkdir(parents=True, mode=0o700)
-    write_policy(workspace, origin)
-    serving = start_serving(workspace)
-    yield workspace
-    serving.stop()
-    eventually(lambda: not warm_processes(workspace) and not waiting(images, workspace), 60, "the end of all of it")
+    with served_workspace(images, tmp_path_factory.mktemp("warm"), origin) as workspace:
+        yield workspace
     assert not workspace.joinpath(*SOCKET).exists()
 
 

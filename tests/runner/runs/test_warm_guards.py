@@ -17,9 +17,9 @@ from cloned_proxy.cli.warm.client import _connected
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.cli.program import eventually
-from tests.runner.conftest import leftovers, start_serving, write_policy
+from tests.runner.conftest import leftovers, write_policy
 from tests.runner.jobs import TOOL
-from tests.runner.warm import inspected, waiting, warm_processes, warm_up, words
+from tests.runner.warm import inspected, served_workspace, waiting, warm_up, words
 
 type Ran = tuple[str, str]
 REBUILT = "cloned-test-rebuilt:1"
@@ -28,13 +28,8 @@ COUNT = "import pathlib, sys; print(pathlib.Path('/sandbox/.cloned-ca.pem').read
 
 @pytest.fixture(scope="module")
 def place(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int) -> Iterator[Path]:
-    workspace = tmp_path_factory.mktemp("guards") / "code" / ".cloned"
-    workspace.mkdir(parents=True, mode=0o700)
-    write_policy(workspace, origin)
-    serving = start_serving(workspace)
-    yield workspace
-    serving.stop()
-    eventually(lambda: not warm_processes(workspace) and not waiting(images, workspace), 60, "the end of all of it")
+    with served_workspace(images, tmp_path_factory.mktemp("guards"), origin) as workspace:
+        yield workspace
     subprocess.run(["docker", "image", "rm", REBUILT], capture_output=True, check=False, timeout=60)
 
 

@@ -14,7 +14,8 @@ from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.settings.config import AuditSettings
 from cloned_proxy.telemetry.events import FlowEnd, PolicyEvent
-from tests.store.audit.writing import EVENT, fill, wait
+from tests.store.audit.writing import EVENT, fill
+from tests.waiting import eventually
 
 
 async def test_a_committed_event_is_on_disk_and_the_chain_holds(writer: AuditWriter, path: Path) -> None:
@@ -31,7 +32,7 @@ def test_recorded_events_keep_their_order_and_are_on_disk_soon(writer: AuditWrit
     for number in range(50):
         writer.record(replace(EVENT, id=str(number), at=1000.0 - number))  # a clock that runs backwards
     with AuditLog(path) as log:
-        wait(lambda: len(list(log.entries())) == 50)
+        eventually(lambda: len(list(log.entries())) == 50)
         assert time.monotonic() - started < 2  # 50 ms on a machine that does nothing else
         assert [entry.body["id"] for entry in log.entries()] == [str(number) for number in range(50)]
 
@@ -79,7 +80,7 @@ def test_the_writer_prunes_what_is_older_than_its_setting(path: Path) -> None:
     fill(path, 3)
     writer = AuditWriter(path, retention_days=1, clock=lambda: 1001.5 + 86_400)
     with AuditLog(path) as log:
-        wait(lambda: [entry.seq for entry in log.entries()] == [3])
+        eventually(lambda: [entry.seq for entry in log.entries()] == [3])
         assert log.verify().holds
     writer.close()
 
@@ -93,8 +94,8 @@ def test_the_log_stays_within_its_size_whatever_its_age(path: Path, monkeypatch:
         writer.record(replace(EVENT, id=f"d{number}", path="/" + "x" * 300))
     with AuditLog(path) as log:
         # The writer looks at the size while entries still arrive: the last entry has to be in before its word counts.
-        wait(lambda: [entry.body["id"] for entry in log.entries(last=1)] == ["d5999"], seconds=60)
-        wait(lambda: sizes[-1] <= 1 << 20 and log.verify().entries < 6000, seconds=60)
+        eventually(lambda: [entry.body["id"] for entry in log.entries(last=1)] == ["d5999"], seconds=60)
+        eventually(lambda: sizes[-1] <= 1 << 20 and log.verify().entries < 6000, seconds=60)
         report = log.verify()
     writer.close()
     assert report.holds
@@ -184,7 +185,7 @@ def test_a_long_pruning_goes_on_in_small_groups(path: Path, monkeypatch: pytest.
     fill(path, 10)
     writer = AuditWriter(path, retention_days=1, clock=lambda: 1007.5 + 86_400)
     with AuditLog(path) as log:
-        wait(lambda: log.verify().entries == 2)
+        eventually(lambda: log.verify().entries == 2)
         assert log.verify().holds
     writer.close()
 

@@ -19,7 +19,8 @@ from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import AuditUnavailableError
-from tests.store.audit.writing import EVENT, fill, wait
+from tests.store.audit.writing import EVENT, fill
+from tests.waiting import eventually
 
 
 async def test_who_fills_the_queue_waits_for_the_disk_and_nobody_else_does(path: Path) -> None:
@@ -57,7 +58,7 @@ async def test_a_broken_database_refuses_until_it_works_again(writer: AuditWrite
     with pytest.raises(AuditUnavailableError, match="cannot be written"):
         writer.record(EVENT)
     moved.rename(path)
-    await asyncio.to_thread(wait, lambda: writer.healthy)
+    await asyncio.to_thread(eventually, lambda: writer.healthy)
     await writer.commit(EVENT)
     with AuditLog(path) as log:
         assert len(list(log.entries())) == 2  # the refused one is not there
@@ -84,7 +85,7 @@ def test_a_denial_that_was_answered_before_the_file_was_missed_is_on_record(
         backup.rename(path)
         path.chmod(0o600)
     writer.denied(replace(EVENT, id="d2", verdict="deny", reason="host_not_allowed", host="late.test", rule=""))
-    wait(lambda: not writer.healthy, 60)
+    eventually(lambda: not writer.healthy, 60)
     writer.close()
     with AuditLog(path) as log:
         hosts = [entry.body["host"] for entry in log.entries()]

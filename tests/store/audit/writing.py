@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +12,6 @@ EVENT = DecisionEvent(
     id="d1", at=1000.0, kind=Kind.TUNNEL, verdict="allow", reason="allowed", tool="demo@v1", run=None,
     host="a.test", port=443, method="CONNECT", path="", rule="r-1", policy="abc", hint="",
 )  # fmt: skip
-
-
-def wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def fill(path: Path, count: int) -> None:

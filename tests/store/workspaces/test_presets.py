@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from cloned_proxy.store.policyfile.live_policy import LivePolicy
 from cloned_proxy.store.workspaces.presets import DERIVED, SHIPPED
 from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.store.workspaces.shelves import allowed, write
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -62,12 +61,6 @@ def test_a_local_preset_wins_by_name_even_when_it_is_broken(workspace: Workspace
 def test_a_name_leads_nowhere_else(workspace: Workspace, name: str) -> None:
     assert workspace.presets.path_of(name) is None
     assert isinstance(workspace.presets.load([name])[name], str)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  a thread sets it
-            await asyncio.sleep(0.005)
 
 
 async def test_a_change_of_a_preset_acts_and_a_broken_one_does_not(workspace: Workspace) -> None:

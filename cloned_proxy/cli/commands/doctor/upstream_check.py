@@ -56,7 +56,12 @@ def upstream_check(workspace: Workspace) -> Check:
     if settings.resolve == "upstream":
         detail = f"{name} answers, and looks names up: no address class is checked, a name may lead anywhere"
         return Check("upstream", "warn", detail, "set `resolve: here`, unless that proxy takes nothing but names")
-    return Check("upstream", "ok", f"{name} answers")
+    return Check("upstream", "ok", f"{name} {what_is_known(str(name))}")
+
+
+def what_is_known(name: str) -> str:
+    """What is known when `ask_upstream` has raised nothing, for people. The name is a proxy's URL or a PAC file."""
+    return "answers" if "://" in name else "is read; it says at each call which proxy to take"
 
 
 def ask_upstream(workspace: Workspace, settings: UpstreamSettings) -> None:

@@ -37,7 +37,8 @@ def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None
     sections = add_tool_sections(
         service, [each.server.tool for each in plan.wrapped], report=report, actor=actor(), why="", dry_run=True
     )
-    for diff in (registry.diff(), sections.diff, file.diff()):
+    taken_over = registry.diff()
+    for diff in (taken_over, sections.diff, file.diff()):
         if diff:
             put(diff.rstrip("\n"))
     if dry_run:
@@ -51,7 +52,10 @@ def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None
     if plan.wrapped:
         undo.save()
         file.save()
-    _tell_end(plan, path)
+    if not plan.wrapped and taken_over:
+        say("done: what came since is taken over at the server's next start; restart the client")
+    else:
+        _tell_end(plan, path)
     return 0 if whole else FAILED
 
 

@@ -18,8 +18,10 @@ from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
 from cloned_proxy.runner.llm.model import (
+    check_may_start,
     check_owner,
     check_running,
+    has_ended,
     model_files,
     owner_of,
     start_model,
@@ -58,13 +60,19 @@ class UpOptions:
 
 
 def bring_up(options: UpOptions) -> None:
-    """Raises CommandError. Then nothing runs, unless the model just was not ready in time: it goes on loading."""
+    """Raises CommandError. Then nothing runs, unless the model just was not ready in time: it goes on loading.
+
+    What is left of a model of this workspace that ended is replaced.
+    """
+    check_may_start()
     workspace = Workspace.find(options.workspace)
     workspace.create()
     plan = _plan(options, workspace)
     with interruptible(), contextlib.closing(Engine.connect()) as engine:
         if check_owner(engine, workspace.root):
-            raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
+            if not has_ended(engine):
+                raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
+            _end(engine, workspace.root, read_state(workspace.root))
         with _listen() as listening:
             namespace = start_model(engine, plan, workspace.root)
             try:
@@ -149,8 +157,7 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
         end = f"`cloned-proxy llm down --workspace {shown['workspace']}`"
         put(in_this_shell(f"health    no model of this workspace; {end} ends the other one"))
     else:
-        first = "`cloned-proxy llm down`, then " if ended else ""
-        put(in_this_shell(f"health    no answer; start it with {first}`cloned-proxy llm up`"))
+        put(in_this_shell("health    no answer; start it with `cloned-proxy llm up`"))
 
 
 def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:

@@ -183,7 +183,10 @@ def lines(found: Overview) -> Iterator[str]:
         metrics = live.url("metrics")
         yield _line("metrics", f"{metrics}/metrics" if metrics is not None else "off")
     if (upstream := found.upstream) is not None:
-        state = "answers" if upstream["problem"] is None else paint(visible(upstream["problem"]), "red")
+        from cloned_proxy.cli.commands.doctor.upstream_check import what_is_known
+
+        problem = upstream["problem"]
+        state = what_is_known(upstream["proxy"]) if problem is None else paint(visible(problem), "red")
         names = ", looks names up: no address class is checked" if upstream["resolve"] == "upstream" else ""
         yield _line("upstream", f"{upstream['proxy']}  {state}{names}")
     yield from _policy(found.policy)

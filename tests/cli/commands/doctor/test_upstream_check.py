@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cloned_proxy.cli.commands.doctor import upstream_check as checking
+from cloned_proxy.cli.commands.status import overview
 from cloned_proxy.store.workspaces.workspace import Workspace
 
 
@@ -53,3 +54,14 @@ def test_one_that_nobody_is_at_is(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))  # bound, and nobody listens
         status, detail = checked(tmp_path, f"127.0.0.1:{free.getsockname()[1]}")
     assert (status, "nothing gets out" in detail) == ("fail", True)
+
+
+def test_a_pac_file_is_not_said_to_answer(tmp_path: Path) -> None:
+    """It names proxies, of which none was asked."""
+    (tmp_path / "proxy.pac").write_text("function FindProxyForURL(url, host) { return 'PROXY 127.0.0.1:1'; }")
+    (tmp_path / "config.yaml").write_text("upstream: {pac: proxy.pac}\n")
+    place = Workspace(tmp_path)
+    found = checking.upstream_check(place)
+    assert (found.status, "answers" in found.detail, "is read" in found.detail) == ("ok", False, True)
+    (line,) = [line for line in overview.lines(overview.look(place, None)) if line.startswith("upstream")]
+    assert ("answers" in line, "is read" in line) == (False, True)

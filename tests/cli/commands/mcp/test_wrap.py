@@ -45,6 +45,18 @@ def test_wrap_shows_every_change_and_unwrap_takes_it_back(workspace: Workspace, 
     assert workspace.json("mcp", "list") == []
 
 
+def test_a_variable_that_came_since_is_said_to_be_taken_over(workspace: Workspace, file: Path) -> None:
+    assert workspace.call("mcp", "wrap", str(file)).returncode == 0
+    again = workspace.call("mcp", "wrap", str(file))
+    assert (again.returncode, "nothing to change" in again.stderr) == (0, True)
+    file.write_text(file.read_text().replace('"KEY"', '"FILE": "/home/tool/it", "KEY"'))
+    done = workspace.call("mcp", "wrap", str(file))
+    assert (done.returncode, "nothing to change" in done.stderr) == (0, False)
+    assert "taken over at the server's next start" in done.stderr
+    (server,) = workspace.json("mcp", "list")
+    assert sorted(server["env"]) == ["FILE", "KEY"]
+
+
 @pytest.mark.parametrize("name", [".mcp.json", "config.toml"])
 def test_a_key_among_the_arguments_is_shown_nowhere_and_told_of(workspace: Workspace, file: Path, name: str) -> None:
     """Not before the change, not after it, and not when it is taken back."""
