@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _READERS: Final = frozenset({"allow", "approvals", "audit", "explain", "list", "log", "policy", "status"})
 _PATIENCE: Final = 5.0
-"""Only for a log that never holds all: a full disk, entries that are pruned, a process that stands still."""
+"""Seconds without a new entry. Only for a log that never holds all: a full disk, entries that are pruned."""
 
 _RECORDED: Final = """
     SELECT coalesce(sum(coalesce(json_extract(body, '$.count'), 1)), 0) FROM entries WHERE type = 'decision'"""
@@ -34,9 +34,11 @@ class Records:
 
     def complete(self) -> None:
         """Returns when each decision that the proxy has counted is in the log."""
+        decided, found = _decided(self._page()), -1
         deadline = time.monotonic() + _PATIENCE
-        decided = _decided(self._page())
-        while _recorded(self._state) - self._before < decided and time.monotonic() < deadline:
+        while (recorded := _recorded(self._state)) - self._before < decided and time.monotonic() < deadline:
+            if recorded != found:
+                found, deadline = recorded, time.monotonic() + _PATIENCE
             time.sleep(0.005)
 
 

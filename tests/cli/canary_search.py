@@ -14,7 +14,11 @@ def places_with(secret: str, *, directories: list[Path], processes: list[int], t
     contents = {f"file {path.name}": path.read_bytes() for top in directories for path in _files(top)}
     for pid in _with_children(processes):
         for name in ("environ", "cmdline"):
-            contents[f"{name} of {pid}"] = Path(f"/proc/{pid}/{name}").read_bytes()
+            try:
+                contents[f"{name} of {pid}"] = Path(f"/proc/{pid}/{name}").read_bytes()
+            except OSError:
+                if pid in processes:  # a child may end meanwhile
+                    raise
     contents |= {f"text {name}": text.encode() for name, text in texts.items()}
     return sorted(place for place, content in contents.items() if any(needle in content for needle in needles))
 
@@ -26,7 +30,8 @@ def _files(top: Path) -> list[Path]:
 def _with_children(processes: list[int]) -> list[int]:
     found = list(processes)
     for pid in found:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # a thread may end meanwhile: opening says ENOENT, reading ESRCH
-                found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(OSError):  # so may a child
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):  # a thread may end meanwhile: opening says ENOENT, reading ESRCH
+                    found += [int(child) for child in (task / "children").read_text().split()]
     return found

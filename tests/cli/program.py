@@ -48,7 +48,7 @@ class Origin:
                 origin.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
                 if self.path == "/slow":
                     origin.slow.set()
-                    origin.release.wait(20)
+                    origin.release.wait(120)
                 body = b"reached\n"
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -102,7 +102,7 @@ class Serving:
     errors: Path
     records: Records | None = None
 
-    def get(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 15) -> Answer:
+    def get(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 60) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, url, headers=headers or {})
@@ -122,9 +122,9 @@ class Serving:
             connection.close()
 
     def metrics(self) -> str:
-        """ "" when nobody answers at once."""
+        """ "" when nobody answers."""
         try:
-            return self.page("/metrics", timeout=5).body
+            return self.page("/metrics", timeout=30).body
         except (OSError, http.client.HTTPException):
             return ""
 

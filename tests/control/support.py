@@ -62,7 +62,7 @@ class Control:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str | None] | None = None,
-        timeout: float = 15,
+        timeout: float = 60,
     ) -> Reply:
         """One request. A header that is None is left out."""
         sent: dict[str, str | None] = {"Host": self.host or f"127.0.0.1:{self.port}"}
@@ -148,7 +148,7 @@ class Stream:
 
 
 @contextmanager
-def stream(client: Control, query: str = "", last: int | None = None, timeout: float = 15) -> Iterator[Stream]:
+def stream(client: Control, query: str = "", last: int | None = None, timeout: float = 60) -> Iterator[Stream]:
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=timeout)
     headers = {"Cookie": client.cookie} if client.cookie else {"Authorization": f"Bearer {client.bearer}"}
     if last is not None:
@@ -163,7 +163,7 @@ def stream(client: Control, query: str = "", last: int | None = None, timeout: f
         connection.close()
 
 
-def raw(port: int, data: bytes, timeout: float = 15) -> bytes:
+def raw(port: int, data: bytes, timeout: float = 60) -> bytes:
     """What comes back for these bytes, until the other side closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
         sock.sendall(data)

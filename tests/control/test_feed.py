@@ -31,7 +31,7 @@ def write(path: Path, first: int, count: int) -> None:
 
 async def heard(feed: Feed, at: int, count: int) -> list[Piece]:
     found: list[Piece] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found) < count:
             pieces, at = await feed.after(at, 5)
             found += pieces

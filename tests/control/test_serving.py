@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.commands.serving.worker_processes import gone
 from tests.cli.program import Origin, Serving, Workspace, eventually, literal, policy_text
 from tests.control.support import Control, control_of, stream
 
@@ -64,7 +65,7 @@ def test_a_killed_serve_takes_it_along(workspace: Workspace, workers: str) -> No
     pid = process_of(serving)
     serving.signal(signal.SIGKILL)
     serving.wait()
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the control process")
+    eventually(lambda: gone(pid), what="the end of the control process")
 
 
 def test_tunnels_of_every_worker_are_listed_and_cut(workspace: Workspace, origin: Origin) -> None:

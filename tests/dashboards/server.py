@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from cloned_proxy.share import share_path
+from tests.free_port import free_port
 
 type Labels = dict[str, str]
 
@@ -59,7 +59,7 @@ class Prometheus:
                 found.setdefault(alert["labels"]["alertname"], []).append(alert["labels"])
         return found
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -105,9 +105,7 @@ def configuration(directory: Path, targets: Ports) -> Path:
 def running(directory: Path, targets: Ports) -> Iterator[Prometheus]:
     program = need("prometheus")
     config = configuration(directory, targets)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = [
         program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
         f"--web.listen-address={address}", "--enable-feature=exemplar-storage", "--log.level=warn",
@@ -121,7 +119,7 @@ def running(directory: Path, targets: Ports) -> Iterator[Prometheus]:
         yield server
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:

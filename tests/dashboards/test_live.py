@@ -167,7 +167,7 @@ def test_alerts_fire_on_their_cause_and_clear_without_it(scene: Scene) -> None:
     """Real time, with `for: 1s`; simulated time with the shipped `for:` is in alerts.yml."""
     prometheus, workspace = scene.prometheus, scene.workspace
 
-    def fires(alert: str, seconds: float = 20) -> list[Labels]:
+    def fires(alert: str, seconds: float = 60) -> list[Labels]:
         prometheus.wait(lambda: alert in prometheus.firing(), f"{alert} fires", seconds)
         return prometheus.firing()[alert]
 

@@ -270,10 +270,16 @@ def _is_closed(replica: ProxyProcess) -> bool:
 
 def test_one_that_is_killed_takes_its_own_flows_alone(fleet: Fleet) -> None:
     fleet.restart(0)
-    flows = [Flow(fleet.world) for _ in range(9)]
+    flows: list[Flow] = []
+
+    def everybody_has_some() -> bool:
+        """HAProxy leaves out who is slow with an answer to its look."""
+        flows.extend(Flow(fleet.world) for _ in range(9))
+        return all(open_tunnels(replica) for replica in fleet.replicas)
+
+    until(everybody_has_some, "a flow through each replica")
     shares = [open_tunnels(replica) for replica in fleet.replicas]
-    assert sum(shares) == 9
-    assert min(shares) > 0
+    assert sum(shares) == len(flows)
     fleet.replicas[0].kill()
     for _ in range(6):  # at once, whether HAProxy has noticed or not
         Flow(fleet.world).finish()

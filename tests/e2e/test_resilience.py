@@ -52,7 +52,7 @@ def proxy(fresh_world: World, long_running: ProxyProcess) -> ProxyProcess:
 
 def passes(proxy: ProxyProcess, host: str = ALWAYS) -> bool:
     """Whether a plain request and a tunnel get through, by what arrives."""
-    attempt = Attempt(proxy.world, proxy)
+    attempt = Attempt(proxy.world, proxy, patience=30.0)  # of an answer; a refusal is one
     try:
         attempt.get(host)
         attempt.fetch(host)
@@ -86,10 +86,7 @@ def test_heads_that_drip_are_cut_and_disturb_nobody(proxy: ProxyProcess) -> None
     slow = hold(proxy, 300, "0.2")
     try:
         assert passes(proxy)
-        deadline = time.monotonic() + 8  # head_timeout is 2 s; then a short linger
-        while descriptors(proxy) > idle + 20 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert descriptors(proxy) <= idle + 20
+        eventually(lambda: descriptors(proxy) <= idle + 20, what="the end of them, though they drip on")
         assert passes(proxy)
     finally:
         end(slow)
@@ -133,10 +130,7 @@ def test_half_closed_tunnels_are_released(proxy: ProxyProcess) -> None:
     assert passes(proxy)
     for connection in held:
         connection.close()
-    deadline = time.monotonic() + 5
-    while descriptors(proxy) > idle + 5 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert descriptors(proxy) <= idle + 5
+    eventually(lambda: descriptors(proxy) <= idle + 5, what="the release of their descriptors")
     assert passes(proxy)
 
 

@@ -68,6 +68,9 @@ class Canary:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed alone it would be accepted from for ever, and by its number, which the next canary's may get.
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join(60)
         self._listening.close()
 
     def _count(self) -> None:

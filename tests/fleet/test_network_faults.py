@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import redis
 from cloned_proxy.fleet.signed.keys import SigningKey
 from tests.fleet.conftest import RedisServer, need_redis
 from tests.fleet.replicas import Replica, policy_for, publish
+from tests.free_port import free_port
 from tests.net import namespace
 from tests.net.replica_guards import READING_AT_CONNECT
 from tests.net.world import ROOT
@@ -93,7 +93,7 @@ def _follow(follower: RedisServer, store: RedisServer) -> None:
     """By a port of loopback, as followers do; the store opens one for it."""
     with store.client() as leading, follower.client() as client:
         for _ in range(20):
-            port = _free_port()
+            port = free_port()
             try:
                 leading.config_set("port", port)
             except redis.ResponseError:
@@ -101,13 +101,6 @@ def _follow(follower: RedisServer, store: RedisServer) -> None:
             client.execute_command("REPLICAOF", "127.0.0.1", str(port))
             return
     pytest.fail("no port for the store")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _version(server: RedisServer) -> int:

@@ -115,5 +115,12 @@ def requests_of(proxy: ProxyProcess) -> ApprovalService:
     return ApprovalService(Workspace(proxy.files), proxy.policy)
 
 
+def awaited(proxy: ProxyProcess, *calls: Call) -> list[dict[str, Any]]:
+    """The requests of these calls, one of each, once they wait for a person; nothing has come to the calls then."""
+    eventually(lambda: len(pending(proxy)) >= len(calls), what="a request of each call")
+    assert all(call.waits(0.1) for call in calls)
+    return pending(proxy)
+
+
 def pending(proxy: ProxyProcess) -> list[dict[str, Any]]:
     return [approval.as_data() for approval in requests_of(proxy).list("pending")]

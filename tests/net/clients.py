@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +93,23 @@ def node() -> str:
 
 
 def installed(directory: Path, *packages: str) -> Path:
-    """The node_modules of a directory's package.json, installed by npm where one of `packages` is not there yet."""
+    """The node_modules of a directory's package.json, installed by npm where one of `packages` is not there yet.
+
+    They come whole: other processes of the suite look for them meanwhile, and an npm may be ended halfway.
+    """
     modules = directory / "node_modules"
-    if not all((modules / package).is_dir() for package in packages):
-        command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=100)
+    if all((modules / package).is_dir() for package in packages):
+        return modules
+    command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+    with tempfile.TemporaryDirectory(prefix="node_modules.", dir=directory) as made:
+        shutil.copy(directory / "package.json", made)
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode:
             unavailable(f"MISSING CLIENT: npm cannot install {', '.join(packages)}: {done.stderr[-300:]}")
+        if not all((modules / package).is_dir() for package in packages):  # else somebody else was faster
+            shutil.rmtree(modules, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (Path(made) / "node_modules").rename(modules)
     return modules
 
 

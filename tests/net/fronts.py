@@ -25,7 +25,7 @@ ADDRESS: Final = "10.0.0.9"
 USER: Final = "corp-user"
 PASSWORD: Final = "pa55word.corp"
 """Of letters that tinyproxy's configuration can hold."""
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 100.0
 _SQUID_HELPER: Final = Path("/usr/lib/squid/basic_ncsa_auth")
 
 

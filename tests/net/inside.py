@@ -93,7 +93,7 @@ def _connect(order: dict[str, Any]) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(order["unix"])
         return connection
-    return socket.create_connection((order["host"], order["port"]), timeout=5)
+    return socket.create_connection((order["host"], order["port"]), timeout=30)
 
 
 def _obey(control: socket.socket, commands: Commands) -> None:
@@ -124,7 +124,7 @@ def main() -> None:
     listener.bind(str(directory / "control"))
     listener.listen(1)
     # Nobody took the control connection: the test process is gone, and so are we.
-    watchdog = threading.Timer(10, os._exit, (1,))
+    watchdog = threading.Timer(60, os._exit, (1,))
     watchdog.daemon = True
     watchdog.start()
     control, _ = listener.accept()

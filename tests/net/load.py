@@ -52,7 +52,7 @@ async def _work(port: int, until: float, context: ssl.SSLContext, seen: Counter[
             for way in ("http", "tunnel"):
                 started = time.monotonic()
                 try:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(60):
                         status = await (_plain(port, host) if way == "http" else _tunnel(port, host, context))
                 except (OSError, ValueError, asyncio.IncompleteReadError) as error:
                     status = 0

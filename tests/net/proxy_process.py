@@ -184,7 +184,7 @@ class ProxyProcess:
     def stop(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=60)
             return
         self.kill()
 

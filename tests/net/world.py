@@ -26,7 +26,7 @@ from tests.net.proxy_process import ProxyOptions, ProxyProcess
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _END_SECONDS: Final = 30.0
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 60.0
 _PATIENCE: Final = 5.0
 """Seconds until a read on a connection of a test gives up."""
 
@@ -209,7 +209,7 @@ class World:
                 if pipe is not None:
                     pipe.close()
         self._control.close()
-        self._inside.wait(timeout=10)
+        self._inside.wait(timeout=60)
         # Forks of a killed process get their own signal a moment later; a caretaker has slots to remove first.
         deadline = time.monotonic() + _END_SECONDS
         while (left := namespace.processes_in(self._namespace)) and time.monotonic() < deadline:

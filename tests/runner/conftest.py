@@ -79,11 +79,11 @@ class Serving:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(15)
+        self.process.wait(60)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(15)
+        self.process.wait(60)
 
 
 def start_serving(workspace: Path) -> Serving:

@@ -229,7 +229,7 @@ async def test_a_store_that_never_takes_anything_is_left_alone_for_a_while(store
         replica.record(1000, 1001)
         lies: dict[bytes, object] = {b"EVAL": [0, b"0-0"], b"XREVRANGE": []}
         liar.lie = lambda command, true: lies.get(command[0].upper(), true)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert not await replica.shipper.ship()
         assert len(liar.commands) < 30
         await replica.link.close()

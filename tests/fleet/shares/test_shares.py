@@ -42,7 +42,7 @@ async def drain(replicas: list[Replica], calls: int) -> Counter[str]:
 
 async def until_passed(replica: Replica, count: int) -> None:
     """Calls until so many have passed: a share follows demand within some moments."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while count:
             if await replica.call() == "allowed":
                 count -= 1
@@ -89,7 +89,7 @@ async def test_places_over_all_replicas(store: RedisServer, canary: Canary, tmp_
     one, two = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "two"))
     async with serving(one, two):
         held: list[tuple[Replica, Grant]] = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(held) < 3:
                 for replica in (one, two):
                     if isinstance(outcome := await replica.ask(), Grant):
@@ -98,7 +98,7 @@ async def test_places_over_all_replicas(store: RedisServer, canary: Canary, tmp_
         replica, grant = held.pop()
         replica.enforcer.finish(grant, "client_closed")
         other = one if replica is two else two
-        async with asyncio.timeout(15):  # the place goes over to the other replica, which waits for it
+        async with asyncio.timeout(60):  # the place goes over to the other replica, which waits for it
             while not isinstance(await other.ask(), Grant):  # noqa: ASYNC110  asking is what moves it
                 await asyncio.sleep(0.02)
         assert [isinstance(await each.ask(), Grant) for each in (one, two)] == [False, False]

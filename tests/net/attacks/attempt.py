@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import re
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from tests.net.world import World
 
 PATIENCE: Final = 2.0
 """Seconds to wait for an answer: more than the proxy's own timeouts in these tests."""
+_MUST_SUCCEED_WITHIN: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +148,38 @@ class Attempt:
         return leaks
 
 
+def gets_out(attack: Callable[[], object], *, must: bool = True) -> bool:
+    """Whether an attack succeeds. Where it must, one that a busy machine has spoiled is made again, for 30 seconds.
+
+    Against our own build it is made once, and nothing excuses it.
+    """
+    deadline = time.monotonic() + _MUST_SUCCEED_WITHIN
+    while True:
+        last = not must or time.monotonic() > deadline
+        try:
+            if attack():
+                return True
+        except OSError:
+            if last:
+                raise
+        if last:
+            return False
+        time.sleep(0.05)
+
+
 def gets_through(world: World, proxy: ProxyProcess, attack: Attack, seconds: Sequence[float] = (0.5, 30.0)) -> bool:
-    """Whether an attack that should succeed does: with little patience at first, and then for a busy machine."""
-    return any(Attempt(world, proxy, patience).carry_out(attack) for patience in seconds)
+    """As `gets_out`: with little patience at first, and then for a busy machine."""
+    patience = itertools.chain(seconds, itertools.repeat(seconds[-1]))
+    return gets_out(lambda: Attempt(world, proxy, next(patience)).carry_out(attack))
 
 
-def permitted_call_passes(world: World, proxy: ProxyProcess) -> bool:
-    """The benign control: the same proxy, at this moment, lets an allowed call through, over both paths."""
-    return any(_permitted_call_passes(world, proxy, patience) for patience in (PATIENCE, 30.0))
+def permitted_call_passes(world: World, proxy: ProxyProcess, *, must: bool = True) -> bool:
+    """The benign control: the same proxy, at this moment, lets an allowed call through, over both paths.
+
+    Where it must, it is made again on a busy machine, as in `gets_out`: the proxies of these tests are impatient.
+    """
+    patience = itertools.chain([PATIENCE], itertools.repeat(30.0))
+    return gets_out(lambda: _permitted_call_passes(world, proxy, next(patience)), must=must)
 
 
 def _permitted_call_passes(world: World, proxy: ProxyProcess, patience: float) -> bool:

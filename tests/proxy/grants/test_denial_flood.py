@@ -42,6 +42,11 @@ _LOOPS = 16
 _CALLS = 100
 
 
+def _budget_since(began: float) -> int:
+    """Of the minutes that have begun since then: one, unless the machine is very busy."""
+    return _BUDGET * (1 + int((time.monotonic() - began) // 60))
+
+
 class Flood:
     """Loops that send one thing and wait for its answer, over and over, until it is told to stop."""
 
@@ -115,6 +120,7 @@ async def test_a_flood_of_refusals_costs_nobody_a_call_and_is_on_record_to_the_l
 ) -> None:
     workspace = Workspace(tmp_path / "ws")
     async with upstream() as canary, serving(workspace, canary.port, plane=plane) as server:
+        began = time.monotonic()
         flood = Flood(server.address, FLOODS[name])
         running = asyncio.create_task(flood.run())
         await until(lambda: flood.answered[429] >= 20)
@@ -128,14 +134,16 @@ async def test_a_flood_of_refusals_costs_nobody_a_call_and_is_on_record_to_the_l
         assert log.verify().holds
         assert tally.count(since=0, verdict="deny") == flood.answered.total()
     assert sum(entry.times for entry in denials) == flood.answered.total()
-    assert sum(entry.times for entry in denials if entry.body["host"] != MANY) == _BUDGET
+    singly = sum(entry.times for entry in denials if entry.body["host"] != MANY)
+    assert _BUDGET <= singly <= _budget_since(began)
     assert sum(entry.times for entry in denials if entry.body["host"] == MANY) == flood.answered[429]
-    assert len(denials) < _BUDGET + 20
+    assert len(denials) < _budget_since(began) + 20
 
 
 async def test_four_floods_at_once_cost_nobody_a_call(tmp_path: Path, plane: PlaneMode) -> None:
     workspace = Workspace(tmp_path / "ws")
     async with upstream() as canary, serving(workspace, canary.port, plane=plane) as server:
+        began = time.monotonic()
         floods = [Flood(server.address, data) for data in FLOODS.values()]
         running = [asyncio.create_task(flood.run()) for flood in floods]
         await until(lambda: all(flood.answered[429] >= 5 for flood in floods))
@@ -149,7 +157,7 @@ async def test_four_floods_at_once_cost_nobody_a_call(tmp_path: Path, plane: Pla
         denials = list(log.entries(denied=True))
         assert log.verify().holds
     assert sum(entry.times for entry in denials) == sum(flood.answered.total() for flood in floods)
-    assert sum(entry.times for entry in denials if entry.body["host"] != MANY) == _BUDGET
+    assert _BUDGET <= sum(entry.times for entry in denials if entry.body["host"] != MANY) <= _budget_since(began)
 
 
 async def test_a_question_for_a_credential_is_one_behind_any_number_of_others(tmp_path: Path, plane: PlaneMode) -> None:

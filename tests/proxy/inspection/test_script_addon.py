@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,13 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.share import share_path
+from tests.free_port import free_port
 from tests.proxy.inspection.support import Upstream, exchange
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.fixture
@@ -44,13 +38,15 @@ async def mitmdump(tmp_path: Path) -> AsyncIterator[tuple[int, Upstream]]:
         str(share_path("addons", "egress.py")),
         env={**os.environ, "CLONED_POLICY": str(policy)},
     )
-    for _ in range(300):
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.transport.abort()
-            break
-        except OSError:
-            await asyncio.sleep(0.05)
+    async with asyncio.timeout(90):
+        while True:
+            assert process.returncode is None
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.transport.abort()
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
     yield port, upstream
     process.terminate()
     await process.wait()
@@ -60,7 +56,7 @@ async def mitmdump(tmp_path: Path) -> AsyncIterator[tuple[int, Upstream]]:
 async def ask(port: int, url: str, host: str) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nX-Cloned-Tool: x\r\nConnection: close\r\n\r\n"
-    return await exchange(reader, writer, head.encode(), seconds=5)
+    return await exchange(reader, writer, head.encode())
 
 
 async def test_the_script_gives_the_same_decisions(mitmdump: tuple[int, Upstream]) -> None:

@@ -39,7 +39,7 @@ class Message:
         return value
 
 
-async def read_message(reader: asyncio.StreamReader, *, body: bool = True, patience: float = 10) -> Message:
+async def read_message(reader: asyncio.StreamReader, *, body: bool = True, patience: float = 60) -> Message:
     """One message as its own framing says; a request without framing has no body, a response ends with FIN."""
     async with asyncio.timeout(patience):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

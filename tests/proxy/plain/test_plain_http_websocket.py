@@ -40,7 +40,7 @@ def upgrade(port: int) -> tuple[ClientProtocol, bytes]:
 
 async def receive(protocol: ClientProtocol, reader: asyncio.StreamReader, count: int) -> list[object]:
     events: list[object] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(events) < count:
             protocol.receive_data(await reader.read(65_536))
             events += protocol.events_received()

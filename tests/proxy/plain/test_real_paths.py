@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from cloned_proxy.policy.model.model import Policy, Scope
 from cloned_proxy.policy.paths.path import parse_path_pattern
 from cloned_proxy.policy.terms.host_index import HostIndex
 from cloned_proxy.policy.terms.vocabulary import Anonymous
+from tests.free_port import free_port
 from tests.net import clients
 from tests.proxy.support import HOST, allow, world
 
@@ -104,8 +104,7 @@ async def _serving(name: str, directory: Path) -> AsyncIterator[int]:
     for file, text in (("pub/ok.txt", b"public"), ("pub/a/b/ok.txt", b"public"), ("secret/canary.txt", CANARY)):
         root.joinpath(file).parent.mkdir(parents=True, exist_ok=True)
         root.joinpath(file).write_bytes(text)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *SERVERS[name](root, port, directory), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from cloned_proxy.proxy.plane import library
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd
+from tests.free_port import free_port
 from tests.proxy.plane.looks import granted, plane_of, tunnel
 from tests.proxy.support import (
     HOST,
@@ -100,8 +100,7 @@ async def test_an_ipv6_address_is_dialled_natively(host: str) -> None:
 
 
 async def test_an_upstream_that_refuses_is_a_502_by_python() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with world(allow(HOST, port)) as w:
         reply = await w.ask(connect_head(port))
         assert (reply.status, reply.json["phase"]) == (502, "connect")

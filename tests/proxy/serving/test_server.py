@@ -50,7 +50,7 @@ async def ask(address: str, request: str) -> str:
     try:
         writer.write(request.encode())
         writer.write_eof()
-        return (await asyncio.wait_for(reader.read(), 10)).decode()
+        return (await asyncio.wait_for(reader.read(), 60)).decode()
     finally:
         writer.close()
 
@@ -184,7 +184,7 @@ async def test_a_listener_of_its_own_names_the_caller(workspace: Workspace, star
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(request.encode())
     writer.write_eof()
-    assert f'"tool":"{TOOL}"' in (await asyncio.wait_for(reader.read(), 10)).decode()
+    assert f'"tool":"{TOOL}"' in (await asyncio.wait_for(reader.read(), 60)).decode()
     writer.close()
 
 
@@ -205,7 +205,7 @@ async def test_a_change_of_the_policy_cuts_at_once_without_waiting_for_the_next_
             write_policy(workspace, "version: 1\nanonymous: global\n")
             await server.reload()
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), 20) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
         finally:
             await server.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import trustme
 
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.tunnel import connect_tunnel
+from tests.free_port import free_port
 from tests.net.attacks.client_hello import client_hello
 from tests.net.clients import needed
 from tests.proxy.support import HOST, SERVER_HELLO, World, allow, hello, policy, until, upstream, world
@@ -238,8 +238,7 @@ async def test_early_data_of_a_real_client(group: str, fate: bytes, tmp_path: Pa
     program = needed("openssl")
     trustme.CA().issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
     (tmp_path / "early").write_bytes(b"early " * 20)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = await run(program, "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(tmp_path / "server.pem"),
                        "-groups", group, "-early_data", "-no_anti_replay")  # fmt: skip
     try:
@@ -270,5 +269,5 @@ async def run(*command: str, cwd: Path | None = None) -> asyncio.subprocess.Proc
 
 async def said_by(program: asyncio.subprocess.Process, what: bytes) -> None:
     assert program.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await program.stdout.readuntil(what)

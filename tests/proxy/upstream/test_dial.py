@@ -71,6 +71,7 @@ async def test_an_address_that_says_nothing_gives_way_after_the_attempt_delay() 
 async def test_no_answer_at_all_times_out_and_leaves_nothing_open() -> None:
     with deaf(SILENT) as port:
         for addresses in ((SILENT,), (SILENT, SILENT)):
+            gc.collect()  # what tests before this one have left is not to end meanwhile
             before = descriptors()
             with pytest.raises(DialError) as caught:
                 await dial(addresses, port, seconds=0.4)
@@ -81,6 +82,7 @@ async def test_no_answer_at_all_times_out_and_leaves_nothing_open() -> None:
 
 async def test_a_dial_that_is_called_off_leaves_nothing_open() -> None:
     with deaf(SILENT) as port:
+        gc.collect()
         before = descriptors()
         dialling = asyncio.create_task(dial((SILENT, SILENT), port, seconds=5))
         await until(lambda: descriptors() == before + 2)

@@ -37,7 +37,7 @@ def inspected(module_runner: DockerContainerRunner, engine: Engine) -> dict[str,
     looking = threading.Thread(target=look)
     looking.start()
     seen = sh(module_runner, "sleep 1.5; env")
-    looking.join(10)
+    looking.join(60)
     return {**found[0], "seen_env": seen.out}
 
 

@@ -58,7 +58,7 @@ class OwnEngine:
         children = [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         for each in (pid, *children):
             os.kill(each, signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
 

@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import json
 import re
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from cloned_proxy.share import share_path
+from tests.free_port import free_port
 from tests.runner import localai_stand_in
 
 BUILTIN = share_path("sandbox", "worker", "builtin")
@@ -191,8 +191,7 @@ def test_what_the_context_cannot_hold_is_left_out_and_said(
 def test_a_local_model_that_is_away_is_looked_for_where_it_is_started(
     chat: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        gone = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
+    gone = f"http://127.0.0.1:{free_port()}/v1"
     monkeypatch.setattr(chat, "DEFAULT_BASE", gone)
     with pytest.raises(chat.EgressError, match=r"cannot be reached.*; `cloned-proxy llm status`"):
         ask(chat, gone, "hello")

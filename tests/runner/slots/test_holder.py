@@ -106,7 +106,7 @@ def _connected(path: Path) -> socket.socket:
     return client
 
 
-def _asked(path: Path, seconds: float = 20.0) -> bytes | None:
+def _asked(path: Path, seconds: float = 60.0) -> bytes | None:
     """What comes from there; None for silence."""
     with _connected(path) as client:
         client.settimeout(seconds)

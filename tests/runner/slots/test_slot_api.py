@@ -54,7 +54,7 @@ class Setup:
 
     def connect(self) -> socket.socket:
         sock = new_socket()
-        sock.settimeout(5)
+        sock.settimeout(60)
         with short_path(self.path) as name:
             sock.connect(name)
         return sock
@@ -70,7 +70,7 @@ class Setup:
         return json.loads(reply) if reply else None
 
     async def settled(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.gate.opened) != count:  # noqa: ASYNC110  the other side is not ours to signal
                 await asyncio.sleep(0.01)
 
@@ -225,7 +225,7 @@ async def test_a_message_that_is_not_understood_opens_nothing_and_leaks_nothing(
         assert reply is not None
         assert reply["ok"] is False
     await setup.settled(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while _descriptors() > before:  # noqa: ASYNC110  closed by the kernel's leave, not by an event
             await asyncio.sleep(0.01)
 

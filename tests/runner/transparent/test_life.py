@@ -13,6 +13,7 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.store.approvals.approvals import ApprovalService
 from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.cli.program import eventually
+from tests.net.attacks.attempt import gets_out
 from tests.net.proxy_process import ProxyOptions
 from tests.net.world import World
 from tests.runner.conftest import leftovers
@@ -139,10 +140,15 @@ def test_another_name_in_the_hello_gets_out_of_a_build_that_does_not_look(
     world: World, images: Engine, without: tuple[str, ...]
 ) -> None:
     with start("steered", world, without) as slots:
-        world.reset()
-        said = slots.together({"it": python(TLS_OTHER.format(name="denied.example"))})["it"]
-        world.settle()
-        assert bool(world.saw("marker-sni")) is bool(without), said
+        said = []
+
+        def attack() -> bool:
+            world.reset()
+            said.append(slots.together({"it": python(TLS_OTHER.format(name="denied.example"))})["it"])
+            world.settle()
+            return bool(world.saw("marker-sni"))
+
+        assert gets_out(attack, must=bool(without)) is bool(without), (said, slots.proxy.log())
 
 
 @pytest.mark.parametrize("without", [(), ("the decision",)], ids=["whole", "the decision"])
@@ -150,8 +156,13 @@ def test_a_denied_name_is_asked_outside_by_a_build_that_does_not_decide(
     world: World, images: Engine, without: tuple[str, ...]
 ) -> None:
     with start("steered", world, without) as slots:
-        world.reset()
-        said = slots.together({"it": ("curl", "-sS", "https://denied.example/marker-denied")})["it"]
-        world.settle()
-        assert bool(world.saw("marker-denied")) is bool(without), said
+        said = []
+
+        def attack() -> bool:
+            world.reset()
+            said.append(slots.together({"it": ("curl", "-sS", "https://denied.example/marker-denied")})["it"])
+            world.settle()
+            return bool(world.saw("marker-denied"))
+
+        assert gets_out(attack, must=bool(without)) is bool(without), (said, slots.proxy.log())
         assert ("denied.example" in world.dns_names()) is bool(without), said

@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     answers: multiprocessing.Queue[str] = FORK.Queue()
     process = FORK.Process(target=_write_with_little_space, args=(file, answers))
     process.start()
-    message = answers.get(timeout=20)
+    message = answers.get(timeout=60)
     process.join()
     assert "the old content stands" in message
     assert "\n" not in message
@@ -75,7 +75,7 @@ def test_processes_that_start_at_once_share_one_key(tmp_path: Path) -> None:
     processes = [FORK.Process(target=_make_key, args=(tmp_path / "identity.key", answers)) for _ in range(8)]
     for process in processes:
         process.start()
-    keys = {answers.get(timeout=20) for _ in processes}
+    keys = {answers.get(timeout=60) for _ in processes}
     for process in processes:
         process.join()
     assert len(keys) == 1

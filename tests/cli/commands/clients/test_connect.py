@@ -16,6 +16,7 @@ import pytest
 
 from cloned_proxy.share import share_path
 from tests.cli.program import PROGRAM, TOOL, Serving, Workspace, eventually
+from tests.free_port import free_port
 
 SCRIPT = share_path("sandbox", "worker", "connect.py")
 BLOB = os.urandom(1 << 20) * 12
@@ -43,6 +44,7 @@ class Peer:
                 self._behave(connection)
 
     def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)  # closed alone it would be accepted from for ever
         self._listening.close()
 
 
@@ -220,8 +222,7 @@ def test_what_the_proxy_answers_is_told(answer: bytes, said: str) -> None:
 
 
 def test_a_proxy_that_is_not_there_and_one_that_is_none() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     status, told = script("a.example", "22", HTTPS_PROXY=f"http://127.0.0.1:{port}")
     assert (status, f"no proxy answers at 127.0.0.1:{port}" in told) == (1, True)
     for url in ("socks5://127.0.0.1:1", "127.0.0.1:1", "http://127.0.0.1", "http://127.0.0.1:x"):

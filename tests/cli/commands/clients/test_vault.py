@@ -52,7 +52,7 @@ def test_a_prompt_shows_nothing_of_what_is_typed(workspace: Workspace) -> None:
     except OSError:  # EIO: the other side is closed
         pass
     os.close(parent)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert CANARY.encode() not in shown
     assert "llm.api_key" in workspace.call("vault", "list").stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from cloned_proxy.share import share_path
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from tests.cli.program import TOOL, Origin, Workspace, eventually
 from tests.fleet.conftest import RedisServer, redis_directory  # noqa: F401  a fixture
+from tests.free_port import free_port
 
 NAMES = Names("acme")
 USERS = ("replica", "approver", "publisher")
@@ -42,9 +42,7 @@ class Guarded(RedisServer):
     """TLS on a port, for `localhost` alone, and a unix socket for the test's own administrator."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.tls_port: int = probe.getsockname()[1]
+        self.tls_port = free_port()
         authority = trustme.CA()
         self.ca = directory / "ca.pem"
         authority.cert_pem.write_to_path(self.ca)

@@ -45,6 +45,7 @@ def test_deny_wins_over_an_allow_that_stays(workspace: Workspace, origin: Origin
     eventually(lambda: refusal(serving, origin) == "explicit_deny", what="the deny")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["rename", "in place"])
 def test_a_hand_edit_acts_at_once(workspace: Workspace, origin: Origin, how: str) -> None:
     workspace.write_policy(policy_text())

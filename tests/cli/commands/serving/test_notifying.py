@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
 
+from cloned_proxy.notify import webhook
 from tests.cli.program import PROGRAM, Serving, Workspace, eventually
 from tests.notify.receiver import SECRET, Receiver
 
@@ -88,10 +90,12 @@ def test_a_dead_receiver_delays_nobody_and_is_on_record(workspace: Workspace, re
     assert workspace.call("vault", "set", "notify.webhook", given=SECRET).returncode == 0
     serving = workspace.serve()
     eventually(lambda: notifiers(workspace))
+    began = time.monotonic()
     eventually(lambda: _denied(serving, "first.invalid") and receiver.seen, what="the first attempt")
     for number in range(200):  # while that attempt hangs
         assert serving.get(f"http://h{number}.invalid/").status == 403
-    assert len(receiver.seen) == 1, "it waits for the first one still"
+    attempts = len(receiver.seen)
+    assert attempts <= 1 + (time.monotonic() - began) // webhook._SECONDS, "it waits for the first one still"
     # Without the secret each of the others fails at once, and that is on record.
     assert workspace.call("vault", "remove", "notify.webhook").returncode == 0
     receiver.silent = False

@@ -16,7 +16,7 @@ OTHER = "other.tool@v1"
 
 def ask(place: Path, url: str, *headers: str) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.connect(str(place))
         fields = "".join(f"{header}\r\n" for header in headers)
         host = url.split("/")[2]

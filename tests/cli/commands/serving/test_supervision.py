@@ -25,7 +25,7 @@ EXPOSURE = 1.1
 def supervisor(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address)
-        listening.settimeout(10)
+        listening.settimeout(60)
         yield listening
 
 

@@ -6,14 +6,16 @@ import os
 import re
 import signal
 import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from tests.cli.commands.serving.worker_processes import restarted, serve, statuses, tunnels_of, value, workers
-from tests.cli.program import TOOL, Origin, Workspace, eventually, literal, policy_text
+from tests.cli.program import TOOL, Answer, Origin, Workspace, eventually, literal, policy_text
 
 
 def limited(origin: Origin, limits: str) -> str:
@@ -31,28 +33,46 @@ def credential(workspace: Workspace) -> dict[str, str]:
     return {"Proxy-Authorization": f"Bearer {token[1]}"}
 
 
+def within_a_minute[T](told: Callable[[], T]) -> T:
+    """By a proxy of its own: where a busy machine takes longer, the window is another one, and it begins anew."""
+    while True:
+        began = time.monotonic()
+        found = told()
+        if time.monotonic() - began < 60:
+            return found
+
+
 def test_requests_a_minute_hold_over_all_workers(
     workspace: Workspace, origin: Origin, credential: dict[str, str]
 ) -> None:
     workspace.write_policy(limited(origin, "requests_per_minute: 20"))
-    serving = serve(workspace)
-    assert statuses(serving, origin.url(), 60, credential) == {200: 20, 429: 40}
-    refused = serving.get(origin.url(), headers=credential)
+
+    def told() -> tuple[Counter[int], Answer, int]:
+        serving, before = serve(workspace), len(origin.seen)
+        answers = statuses(serving, origin.url(), 60, credential)
+        return answers, serving.get(origin.url(), headers=credential), len(origin.seen) - before
+
+    answers, refused, passed = within_a_minute(told)
+    assert answers == {200: 20, 429: 40}
     assert refused.status == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 61
-    assert len(origin.seen) == 20
+    assert passed == 20
 
 
 def test_a_killed_worker_does_not_refill_a_budget(
     workspace: Workspace, origin: Origin, credential: dict[str, str]
 ) -> None:
     workspace.write_policy(limited(origin, "requests_per_minute: 20"))
-    serving = serve(workspace)
-    assert statuses(serving, origin.url(), 20, credential) == {200: 20}
-    for victim in workers(serving):
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda dead=victim: restarted(serving, dead), what="the new worker")  # type: ignore[misc]  # a default
-    assert statuses(serving, origin.url(), 10, credential) == {429: 10}
+
+    def told() -> tuple[Counter[int], Counter[int]]:
+        serving = serve(workspace)
+        before = statuses(serving, origin.url(), 20, credential)
+        for victim in workers(serving):
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda dead=victim: restarted(serving, dead), what="the new worker")  # type: ignore[misc]  # a default
+        return before, statuses(serving, origin.url(), 10, credential)
+
+    assert within_a_minute(told) == ({200: 20}, {429: 10})
 
 
 def test_concurrent_flows_hold_over_all_workers_and_a_killed_worker_gives_its_own_back(

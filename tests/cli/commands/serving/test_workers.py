@@ -61,6 +61,20 @@ def test_every_worker_serves_and_their_sum_is_what_was_asked(workspace: Workspac
     )
 
 
+def tunnels_in_each(
+    serving: Serving, origin: Origin, stack: ExitStack, pool: ThreadPoolExecutor, worker: int
+) -> tuple[list[socket.socket], int]:
+    """Open ones, and how many of them this worker has: some. Whoever is free accepts, at times one many in a row."""
+    tunnels: list[socket.socket] = []
+
+    def some_in_each() -> bool:
+        tunnels.extend(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(40)))
+        return 0 < tunnels_of(worker, origin) < len(tunnels)
+
+    eventually(some_in_each, what="a tunnel in this worker, and one in another")
+    return tunnels, tunnels_of(worker, origin)
+
+
 @pytest.mark.alone
 def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
     workspace: Workspace, origin: Origin
@@ -69,16 +83,14 @@ def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
     serving = serve(workspace)
     victim = workers(serving)[1]
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
-        tunnels = list(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(60)))
-        held = tunnels_of(victim, origin)
-        assert 0 < held < 60
+        tunnels, held = tunnels_in_each(serving, origin, stack, pool, victim)
         counted, killed_at = decisions(serving), time.monotonic()
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: restarted(serving, victim), what="the new worker")
         assert time.monotonic() - killed_at < A_SECOND
         assert decisions(serving) == counted
-        assert value(serving, 'cloned_proxy_open_tunnels{tool="_anonymous"}') == 60 - held
-        assert sum(asks_through(client) for client in tunnels) == 60 - held
+        assert value(serving, 'cloned_proxy_open_tunnels{tool="_anonymous"}') == len(tunnels) - held
+        assert sum(asks_through(client) for client in tunnels) == len(tunnels) - held
         assert serving.get(origin.url()).status == 200
         assert decisions(serving) == counted + 1
 
@@ -98,16 +110,15 @@ def test_a_worker_that_is_killed_under_load_takes_only_its_own_tunnels(workspace
                 return False
         return True
 
-    with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
+    with ExitStack() as stack, ThreadPoolExecutor(16) as opening:
+        tunnels, held = tunnels_in_each(serving, origin, stack, opening, victim)
+        pool = stack.enter_context(ThreadPoolExecutor(len(tunnels)))
         stack.callback(stop.set)
-        tunnels = list(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(40)))
-        held = tunnels_of(victim, origin)
-        assert 0 < held < 40
         asking = [pool.submit(ask_all_the_time, client) for client in tunnels]
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: restarted(serving, victim), what="the new worker")
         stop.set()
-        assert sum(future.result(30) for future in asking) == 40 - held
+        assert sum(future.result(90) for future in asking) == len(tunnels) - held
 
 
 def test_a_hung_worker_is_replaced(workspace: Workspace, origin: Origin) -> None:
@@ -127,23 +138,24 @@ def test_counters_never_fall_while_workers_are_killed_under_load(workspace: Work
     def ask() -> None:
         while not stop.is_set():
             try:
-                outcomes[str(serving.get(origin.url(), timeout=5).status)] += 1
+                outcomes[str(serving.get(origin.url()).status)] += 1
             except (OSError, HTTPException):
                 outcomes["lost"] += 1
 
     with ThreadPoolExecutor(6) as pool:
         asking = [pool.submit(ask) for _ in range(6)]
         seen = 0.0
-        for _ in range(3):
+        for kills in range(3):
+            eventually(lambda: workers(serving), what="a worker")
             os.kill(workers(serving)[0], signal.SIGKILL)
             deadline = time.monotonic() + 0.8
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline or outcomes["200"] <= 20 * (kills + 1):
                 now = decisions(serving)
                 assert now >= seen
                 seen = now
         stop.set()
         for future in asking:
-            future.result(20)
+            future.result(90)
     assert set(outcomes) <= {"200", "lost"}
     assert outcomes["200"] > 50
     # What a killed worker had in hand: at most what six clients can have outstanding, for each of the kills.
@@ -214,11 +226,14 @@ def test_a_worker_that_cannot_start_again_shows_and_comes_back_when_it_can(works
     serving = serve(workspace)
     key = workspace.path / "identity.key"
     key.chmod(0o644)
+    killed_at = time.monotonic()
     os.kill(workers(serving)[0], signal.SIGKILL)
     eventually(lambda: "worker 0 is not running" in serving.page("/readyz").body, what="the alarm")
     time.sleep(1.5)
+    eventually(lambda: serving.log().count("others can read the key") >= 2, what="another attempt")
     assert "worker 0 is not running" in serving.page("/readyz").body
-    assert 2 <= serving.log().count("others can read the key") <= 4  # ever later, not in a tight loop
+    attempts, seconds = serving.log().count("others can read the key"), time.monotonic() - killed_at
+    assert attempts <= 3 + seconds, "ever later, not in a tight loop"
     assert serving.get("http://denied.example/").status == 403
     key.chmod(0o600)
     eventually(lambda: serving.page("/readyz").status == 200, what="the worker")

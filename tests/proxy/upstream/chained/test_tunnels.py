@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import socket
 from dataclasses import replace
 
 import pytest
 
 from cloned_proxy.proxy.tunnel import connect_tunnel
 from cloned_proxy.proxy.upstream.chained import connect_answer
+from tests.free_port import free_port
 from tests.proxy.support import HOST, allow, connect_head, hello, until, upstream, world
 from tests.proxy.upstream.chained.asking import AUTH, refused, reset, rule
 from tests.proxy.upstream.chained.fronts import BASIC, OPEN, TARGET, Front, front, vault
@@ -194,8 +194,7 @@ async def test_a_front_that_keeps_silent_is_504() -> None:
 
 async def test_while_the_front_is_down_nothing_goes_directly() -> None:
     """The name resolves to a server that could be reached; only what `no_proxy` names is."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        settings = Front([], _close_soon, closed.getsockname()[1]).settings()
+    settings = Front([], _close_soon, free_port()).settings()
     async with upstream() as server:
         beside = ipaddress.ip_address("127.0.0.1")
         rules = allow(HOST, server.port)
