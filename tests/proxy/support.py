@@ -503,7 +503,7 @@ class World:
                     await asyncio.sleep(0)
             else:
                 writer.write(data)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return Reply.read(await reader.read())
         finally:
             writer.transport.abort()
