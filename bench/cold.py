@@ -1,7 +1,7 @@
 """Set-ups with a cold cache: each connection goes to a host that nobody has asked for before.
 
-What the native plane cannot know yet it hands over, with a verdict for the next time that never comes. That must not be
-slower than the same build without it. The hosts are addresses of loopback: no resolver takes part.
+What the native plane cannot know yet it asks Python, which makes a verdict that is used once. That must not be slower
+than the same build without it. The hosts are addresses of loopback: no resolver takes part.
 """
 
 from __future__ import annotations

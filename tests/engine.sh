@@ -21,11 +21,13 @@ socket=$dir/engine.sock
 running() { [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
 
 # What an engine unpacks of an image it never writes to again, so two of them can share it: linked within a second,
-# where loading the image takes ten. Its own books are copied. Without links (another file system) it begins empty.
+# where loading the image takes ten. Its own books are copied. Where that fails (another file system) it begins empty.
 seed() {
   mkdir -p "$dir/data"
-  cp -a --link "$1/overlay2" "$dir/data/" 2>/dev/null || { rm -rf "$dir/data"; return; }
-  find "$1" -mindepth 1 -maxdepth 1 ! -name overlay2 -exec cp -a -t "$dir/data" {} +
+  {
+    cp -a --link "$1/overlay2" "$dir/data/" &&
+      find "$1" -mindepth 1 -maxdepth 1 ! -name overlay2 -exec cp -a -t "$dir/data" {} +
+  } 2>/dev/null || rm -rf "$dir/data"
 }
 
 start() {

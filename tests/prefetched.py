@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.runner.docker.engine import Engine
-from tests.compose.images import bring_base, fetch_wheels
+from tests.compose.images import bring_base, build_all
 from tests.control.browser.test_walls import NODE as POLICY_JUDGE
 from tests.docs.test_python import SDKS
 from tests.e2e.test_registries import PACKAGERS
@@ -33,7 +33,6 @@ PACKAGES: Final[dict[str, Callable[[], object]]] = {
     "clients for Node": lambda: installed(NODE_DIRECTORY, "undici", "ws", "https-proxy-agent", "@grpc/grpc-js"),
     "package managers for Node": lambda: installed(PACKAGERS, "pnpm", "yarn", "@yarnpkg/cli-dist"),
     "the judge of a content security policy": lambda: installed(POLICY_JUDGE, "csp_evaluator"),
-    "wheels of the proxy's image": fetch_wheels,
 }
 
 
@@ -42,7 +41,12 @@ def main() -> None:
     with contextlib.closing(Engine.connect()) as engine:
         bring_sandbox_images(engine, _say)
         bring_base(engine)
-    for name, fetch in PACKAGES.items():
+        # At the end, when the native plane, a part of one of them, is built: its build is then in the engine's cache.
+        _try_each(PACKAGES | {"the images of the stack": lambda: build_all(engine)})
+
+
+def _try_each(packages: dict[str, Callable[[], object]]) -> None:
+    for name, fetch in packages.items():
         try:
             fetch()
         except BaseException as error:  # pytest's `fail` and `skip`, too: the tests say what it means

@@ -220,10 +220,12 @@ def test_the_native_plane_never_goes_past_the_front(
     with fronts.tinyproxy(world, _PORT, password=True) as front:
         proxy = behind(world, tmp_path, front, _AUTH, without=without, native=True)
         marker = world.marker()
-        for _ in range(2 if leaks else 4):  # the second grant of Python publishes
+        for _ in range(4):
             told = get(world, proxy, f"https://api.example.com/{marker}", "--cacert", str(world.certificate))
             assert f"GET /{marker} received 0" in told.stdout, told
-        assert front.said().count("Established connection to host") == len(world.saw(marker))
+        through = front.said().count("Established connection to host")
+        # A build without the guard goes past it as soon as Python has published its grant.
+        assert through == len(world.saw(marker)) or leaks
         front.stop()
         past = gets_out(partial(reaches, world, proxy, "https://api.example.com/"), must=leaks)
         assert past is leaks

@@ -23,6 +23,8 @@ _ON_BOTH_LOOPS = {
     "test_plain_http_pool.py",
     "test_plain_http_websocket.py",
     "test_gate.py",
+    "test_gone_peers.py",
+    "test_late_upstreams.py",
     "test_gate_cuts.py",
     "test_gate_heads.py",
     "test_gate_hellos.py",

@@ -56,10 +56,14 @@ def table(rows: Iterable[Sequence[str]], headings: Sequence[str]) -> list[str]:
 
 
 def iso_time(at: float | None, *, exact: bool = False) -> str:
-    """Unix seconds as UTC (ISO 8601), to the second or `exact` to the millisecond; "-" for none."""
-    if at is None:
+    """Unix seconds as UTC (ISO 8601), to the second or `exact` to the millisecond; "-" for none that a calendar has."""
+    try:
+        time = None if at is None else datetime.fromtimestamp(at, UTC)
+    except (OverflowError, ValueError, OSError):  # of an entry or an export that somebody else has written
+        time = None
+    if time is None:
         return "-"
-    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds" if exact else "seconds")
+    text = time.isoformat(timespec="milliseconds" if exact else "seconds")
     return text.replace("+00:00", "Z")
 
 

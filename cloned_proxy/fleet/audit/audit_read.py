@@ -7,7 +7,6 @@ key, and whoever knows that key names it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -39,6 +38,8 @@ _MOST_ANSWERED: Final = 64 * 1024 * 1024
 """Bytes of one page."""
 _MOST_READ: Final = 1024 * 1024 * 1024
 """Bytes of all logs in one reading: a store may have one more page for ever, and the memory here has an end."""
+_LAST_TIME: Final = 1e12
+"""Unix seconds, far behind the last year that has a name."""
 _EACH: Final = 300
 """What an id counts beside the bytes that lie under it."""
 
@@ -54,8 +55,7 @@ class FleetEntry:
 
     @property
     def at(self) -> float:
-        found = self.body.get("at")
-        return float(found) if isinstance(found, int | float) else 0.0
+        return _seconds(self.body)
 
 
 @dataclass(slots=True)
@@ -101,8 +101,8 @@ class FleetLog:
             raise StoreAwayError("the store answers what is no log of a fleet") from error
 
     async def _read(self, since: float | None) -> list[FleetEntry]:
-        await self._look_for_logs()
         self._room = _MOST_READ
+        await self._look_for_logs()
         found: list[FleetEntry] = []
         for log in self._logs.values():
             if log.last is None:
@@ -141,7 +141,9 @@ class FleetLog:
 
         trust = self._trust or Trust([log.key])
         wrong: list[str] = []
-        for identifier, fields in await self._run(work):
+        rows = await self._run(work) if self._room > 0 else []
+        self._room -= sum(len(fields.get(b"body", b"")) + _EACH for _, fields in rows)
+        for identifier, fields in rows:
             log.newest_receipt = f"({identifier.decode()}"
             try:
                 receipt = open_receipt(fields.get(b"body", b""), trust)
@@ -265,6 +267,12 @@ def _goes_backwards(rows: Sequence[Any]) -> bool:
 def _at(row: Any) -> float:
     """When the first of the entries under an id was recorded; 0 where that cannot be read."""
     try:
-        return float(json.loads(entries_in(*row)[0].body)["at"])
-    except (ValueError, LookupError, TypeError):
+        return _seconds(read_json(entries_in(*row)[0].body.encode(errors="surrogatepass")))
+    except (ValueError, LookupError):
         return 0.0
+
+
+def _seconds(body: Any) -> float:
+    """When an entry was recorded, as it says; 0 where that is no number that a clock shows."""
+    found = body.get("at") if isinstance(body, dict) else None
+    return float(found) if isinstance(found, int | float) and abs(found) < _LAST_TIME else 0.0

@@ -44,6 +44,9 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
+_MOST_QUESTIONS: Final = 8
+"""For one request. Each time a share may double, and a store that lies may let it grow for ever."""
+
 
 class Enforcer:
     """One for each process. All methods run on its event loop."""
@@ -173,7 +176,10 @@ class Enforcer:
         kind: Kind,
         pinned: tuple[Address, ...] | None,
         client: WaitingClient | None,
+        *,
+        questions: int = 0,
     ) -> Grant | Refusal:
+        """`questions`: how often more of a share was asked for."""
         question = self._decide(caller, request, kind)
         if isinstance(question, Denied):
             question = await self._ask_person(question, client)
@@ -192,11 +198,11 @@ class Enforcer:
             question = question._replace(started=question.started + time.perf_counter() - asked)
         # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
         if self._policies.current is not question.policy:
-            return await self._authorise(caller, request, kind, None, client)
-        outcome = self._check_addresses_and_limits(question, pinned)
+            return await self._authorise(caller, request, kind, None, client, questions=questions)
+        outcome = self._check_addresses_and_limits(question, pinned, asks=questions < _MOST_QUESTIONS)
         if outcome is None:
             await self._budgets.shares.more(question.caller.tool)
-            return await self._authorise(caller, request, kind, pinned, client)
+            return await self._authorise(caller, request, kind, pinned, client, questions=questions + 1)
         if isinstance(outcome, Refusal):
             return outcome
         return await self._granted(*outcome, pinned)
@@ -251,18 +257,19 @@ class Enforcer:
         return Allowed(caller, decision, decision.host, kind, policy, started)
 
     def _check_addresses_and_limits(
-        self, question: Allowed, addresses: tuple[Address, ...]
+        self, question: Allowed, addresses: tuple[Address, ...], *, asks: bool = True
     ) -> tuple[Allowed, Charge] | Refusal | None:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet.
 
-        None: this replica's share of a limit is used up, and the fleet may have more of it.
+        None, where that `asks`: this replica's share of a limit is used up, and the fleet may have more of it.
         """
         caller, decision, _, kind, policy, started = question
         decision = self._places.judged(decision, addresses)
         limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
-            if decision.reason is Reason.LIMIT_EXCEEDED and self._budgets.shares.may_grow(caller.tool):
+            may_grow = asks and self._budgets.shares.may_grow(caller.tool)
+            if decision.reason is Reason.LIMIT_EXCEEDED and may_grow:
                 return None
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             refusal = self._refusing.refused(caller, decision, kind, policy, started)

@@ -139,9 +139,12 @@ class PlainExchange(OpenExchange):
             except BodyError as error:
                 self.refuse_body(error)
 
-    # The response.
+    # The response. A connection that was being made when the exchange ended is let go of a moment later: what it
+    # says until then would be an answer to the next request.
 
     def response_bytes(self, data: bytes) -> None:
+        if self._over:
+            return
         try:
             self._pass_response(data)
         except (ResponseError, OversizeError, BodyError) as error:
@@ -176,6 +179,8 @@ class PlainExchange(OpenExchange):
         if response is None:
             return False
         if response.status == SWITCHING_PROTOCOLS:
+            self._write_down(out)  # what came before: behind the 101 it would stand among the frames
+            out.clear()
             self._switch(response)
             return False
         self.due = NEVER
@@ -207,6 +212,8 @@ class PlainExchange(OpenExchange):
 
     def upstream_ended(self, *, broken: bool) -> None:
         """The upstream has closed its connection, or (`broken`) lost it. A response may end so, and be whole."""
+        if self._over:
+            return
         with ClosingOnFailure(self._client):
             if self.received:
                 self._complete()

@@ -23,8 +23,8 @@ from cloned_proxy.proxy.tunnel.gate_services import GateServices
 
 _log = structlog.get_logger(__name__)
 
-_BUFFER: Final = 1 << 20
-"""Bytes: more than a head and two reads of each side."""
+_BUFFER: Final = 1 << 22
+"""Bytes: more than the longest head that a setting permits and two reads, of each side."""
 _MICROSECOND: Final = 1e-6
 _UNKNOWN: Final = Stage.UNKNOWN.value
 

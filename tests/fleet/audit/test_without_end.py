@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -77,6 +78,28 @@ async def test_a_page_that_does_not_go_backwards_is_the_last_one(
     assert len(entries) == PAGE
     who = f"r1 ({own_key(replica.workspace).id[:12]}): "
     assert findings[0] == f"{who}the store gives no older entries, but others again; what is older was not read"
+
+
+async def test_receipts_count_among_what_is_read(
+    liar: LyingStore, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_read, "_MOST_READ", 1024**2)
+    said = json.dumps({"replica": "r2", "key": own_key(replica.workspace).public}).encode()
+    logs = [part for number in range(GIVES_UP) for part in (b"%016x" % number, said)]
+    receipts = [[b"%d-0" % number, [b"body", b"x" * 400]] for number in range(1, 1001)]
+    asked: list[bytes] = []
+
+    def lie(command: list[bytes], true: Any) -> Any:
+        if command[0].upper() == b"HGETALL":
+            return logs
+        if command[0].upper() == b"XRANGE" and command[1].endswith(b":receipts"):
+            asked.append(command[1])
+            return receipts
+        return true
+
+    liar.lie = lie
+    await read(replica)
+    assert len(asked) == 2
 
 
 async def test_pages_that_go_backwards_without_end_are_read_up_to_a_bound(

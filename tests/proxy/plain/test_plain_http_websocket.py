@@ -81,6 +81,20 @@ async def test_bytes_sent_before_and_with_the_101_are_relayed() -> None:
         assert (await reader.read()).endswith(b"\r\n\r\nat onceeager")
 
 
+async def test_what_a_server_says_before_the_101_comes_before_it() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        switching = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + switching + b"frames")
+
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w, client(w) as (reader, writer):
+        writer.write(upgrade(server.port)[1])
+        hints, accepted, frames = (await reader.readuntil(b"frames")).split(b"\r\n\r\n")
+    assert hints.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n")
+    assert accepted.startswith(b"HTTP/1.1 101 Switching\r\n")
+    assert frames == b"frames"
+
+
 async def test_a_refused_upgrade_is_a_response_like_any_other() -> None:
     async with (
         upstream(answering(reply(b"no", "403 Forbidden"))) as server,

@@ -256,6 +256,24 @@ async def test_a_request_that_is_revoked_while_it_is_dialled_reaches_no_kept_con
             kept.close()
 
 
+async def test_both_gates_say_that_a_response_head_is_too_long_where_the_longest_may_be_very_long() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + (b"a: " + b"x" * 9000 + b"\r\n") * 120)  # and no end of it
+        await reader.read()
+
+    async with (
+        upstream(serve) as server,
+        world(allow(HOST, server.port), max_head_bytes=1 << 20) as w,
+        client(w) as (reader, writer),
+    ):
+        writer.write(request(server.port, headers=f"x: {'y' * 40_000}\r\n"))
+        assert (await read_message(reader)).status == 502
+        writer.close()
+        await w.settled()
+    assert w.audit.ends[-1].cause == "upstream_error:response"
+
+
 async def test_both_gates_cut_a_request_that_is_malformed_behind_the_begin_of_its_response() -> None:
     """A second head would be read as a part of the body that the first one has announced."""
 

@@ -129,8 +129,15 @@ async def test_limits_hold_and_who_is_over_one_is_told_by_python(limits: Limits)
 async def test_python_is_asked_once_about_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be wrong: what it has published can be taken back before the plane looks."""
     async with upstream() as server, world(allow(_THERE, server.port), known=False) as w:
-        monkeypatch.setattr(Verdicts, "answer", lambda *_: True)
+        questions: list[object] = []
+
+        def wrong_once(*question: object) -> bool:
+            questions.append(question)
+            return len(questions) == 1
+
+        monkeypatch.setattr(Verdicts, "answer", wrong_once)
         await _pass(w, server.port)
+        assert len(questions) == 1
         assert (granted(w), _asked(w)) == (0, 2)
         assert [event.verdict for event in await _events(w)] == ["allow"]
 

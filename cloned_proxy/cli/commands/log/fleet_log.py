@@ -121,5 +121,5 @@ class _Printer:
             return
         try:
             yield from (f"{visible(entry.replica)}  {line}" for line in lines(body))
-        except (LookupError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             yield f"{visible(entry.replica)}  entry {entry.seq}: not as this program writes it"

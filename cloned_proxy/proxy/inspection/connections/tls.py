@@ -150,6 +150,8 @@ class TlsStream:
             raise ConnectionAbortedError("the peer reads none of what it has asked for")
 
     def _flush(self) -> None:
+        # A client that was reset is told of as the end of what it sends, and uvloop refuses what is written to it then.
+        self.dead = self.dead or self._writer.transport.is_closing()
         try:
             while not self.dead:
                 self._writer.write(self._session.bio_read(_READ))
