@@ -137,7 +137,7 @@ fn post_of(plane: &Plane, fd: i32) -> &Post {
     &posts[fd as usize % posts.len()]
 }
 
-/// Of a plane whose thread has ended, as that thread has done with all that it had.
+/// Closes a connection that its thread, which has ended, would have closed with all that it had.
 fn drop_connection(plane: &Plane, fd: i32, party: usize) {
     let shared = &plane.shared;
     sys::reset(fd);
