@@ -62,6 +62,10 @@ impl Worker {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,
             _ => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
+        if !verdict.open() {
+            verdict.account.leave();
+            return self.hand_over(place, Stage::Head, data.to_vec());
+        }
         self.grant(place, &verdict, id, began, &Asked::default());
         self.flows[place as usize].unread = data[head.length..].to_vec();
         self.begin_dial(place);
@@ -102,11 +106,11 @@ impl Worker {
         Some(id)
     }
 
+    /// Behind `Verdict::open`.
     pub fn grant(&mut self, place: u32, verdict: &Arc<Verdict>, id: [u8; ID], began: u64, asked: &Asked<'_>) {
         let now = sys::monotonic();
         let counts = &verdict.counts;
         counts.granted.fetch_add(1, SeqCst);
-        counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
         counts.have_changed();
         let (choked, slip) = self.shared.records.decided(verdict, &id, sys::wall(), asked);

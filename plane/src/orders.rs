@@ -187,6 +187,12 @@ impl Worker {
                 self.end(place as u32, cause, true);
             }
         }
+        for order in self.post().close() {
+            if let Order::Adopt { fd, listener, party } | Order::Return { fd, listener, party, .. } = order {
+                let place = self.new_flow(fd, listener, party);
+                self.end(place, cause, true);
+            }
+        }
         for (reading, writing) in self.pipes.drain(..) {
             sys::shut(reading);
             sys::shut(writing);

@@ -51,6 +51,10 @@ impl Worker {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,
             _ => return self.hand_over_head(place, data),
         };
+        if !verdict.open() {
+            verdict.account.leave();
+            return self.hand_over_head(place, data);
+        }
         let asked = Asked { method: &data[request.method.clone()], path: &data[request.path.clone()] };
         self.grant(place, &verdict, id, began, &asked);
         self.begin_exchange(place, &verdict, &request, data);

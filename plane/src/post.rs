@@ -14,6 +14,8 @@ struct Inbox {
     /// How many were ever posted, and carried out.
     posted: u64,
     done: u64,
+    /// The thread has ended: nobody takes what comes now.
+    closed: bool,
 }
 
 /// Orders that wait without waking anybody.
@@ -70,6 +72,26 @@ impl Post {
         inbox.posted += 1;
         self.waiting.store(true, SeqCst);
         inbox.posted
+    }
+
+    /// As `send`, for an order that brings a connection along. False once the thread has ended: the connection is still
+    /// the caller's.
+    pub fn hand(&self, order: Order) -> bool {
+        let mut inbox = self.lock();
+        if inbox.closed {
+            return false;
+        }
+        inbox.orders.push_back(order);
+        inbox.posted += 1;
+        self.waiting.store(true, SeqCst);
+        true
+    }
+
+    /// For the end of the thread: what it has not obeyed. Nothing is handed to it behind this.
+    pub fn close(&self) -> VecDeque<Order> {
+        let mut inbox = self.lock();
+        inbox.closed = true;
+        std::mem::take(&mut inbox.orders)
     }
 
     /// Whether so many wait that its thread is to be woken for them.

@@ -35,6 +35,21 @@ pub struct Verdict {
     pub counts: Counts,
 }
 
+impl Verdict {
+    /// Counts one more flow as open by it. False, and nothing is counted, where Python has taken it back meanwhile: it
+    /// forgets a verdict by which nothing is open, and nobody would review the flow. Each of the two writes what it does
+    /// before it reads what the other one did, so that one of them sees the other.
+    pub fn open(&self) -> bool {
+        self.counts.open.fetch_add(1, SeqCst);
+        let live = self.live.load(SeqCst);
+        if !live {
+            self.counts.open.fetch_sub(1, SeqCst);
+            self.counts.have_changed();
+        }
+        live
+    }
+}
+
 /// What a verdict on plain requests has besides.
 pub struct Plain {
     /// What Host says to the server.

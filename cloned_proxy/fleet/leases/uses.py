@@ -37,7 +37,7 @@ _LOOK_SECONDS: Final = 2.0
 _REJOINED: Final = frozenset({"changed", "unknown", "lost"})
 _RESUME: Final = "; `cloned-proxy fleet resume` goes on"
 _WHY: Final = {
-    "lost": "the store has lost its data, and with it how often leases were used" + _RESUME,
+    "lost": "the store counts no uses of leases: nothing was published there yet, or it has lost its data" + _RESUME,
     "disputed": "another count of uses began in the store than {} knows of" + _RESUME,
     "restarted": "another server answers than the one that counted, which may have forgotten uses" + _RESUME,
     "behind": "the store has forgotten uses of which {} knows" + _RESUME,

@@ -147,7 +147,7 @@ class Plane:
         number, _ = self._listeners.pop(listener)
         if self._running:
             self._library.plane_unlisten(self._handle, number, *_cause("listener_closed"))
-            self._arrivals.take()
+            self._arrivals.take(self._told()[_CONNECTIONS])  # its own are among them; what comes meanwhile is not
         del self._by_number[number]
         self.parties.closed(listener.party)
         return True
@@ -228,7 +228,7 @@ class Plane:
     @property
     def connections(self) -> int:
         """How many connections the plane has, or has handed over and nobody has taken yet."""
-        return self._told()[0] + len(self._arrivals)
+        return self._told()[_CONNECTIONS] + len(self._arrivals)
 
     def stop_accepting(self) -> None:
         """What is connected goes on; who asks for nothing is let go of, and nothing new is granted."""
@@ -312,7 +312,7 @@ def _is_common(listener: Listener) -> bool:
     return listener.names is None and not listener.header_from
 
 
-_OPEN, _DEAD, _HELD_UP = 1, 5, 6
+_CONNECTIONS, _OPEN, _DEAD, _HELD_UP = 0, 1, 5, 6
 
 
 def _cause(cause: str) -> tuple[bytes, int]:

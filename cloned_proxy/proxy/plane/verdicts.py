@@ -39,6 +39,8 @@ MOST: Final = 20_000
 """Verdicts at once, and numbers for those who share connections. At more, all verdicts are taken back; one in use comes
 back with its next miss."""
 
+_LONGEST: Final = 4096
+"""Bytes of a key, which holds the credential as it was written: there is no end of ways to write one."""
 _FOREVER: Final = 3600.0
 """Seconds that a verdict lasts which nothing else ends."""
 _ONCE: Final = 2.0
@@ -122,6 +124,8 @@ class Verdicts:
         `grant` is what Python would grant: `Enforcer.prospect`.
         """
         key = key_of(listener, head)
+        if len(self._by_key) >= MOST // 2 and hash(key) not in self._granted:
+            return False  # who asks for ever new hosts does not push out those of others; its second grant may
         return self._offer(key, head, grant, _ONCE if self._is_first(key) else _FOREVER)
 
     def _offer(self, key: bytes, head: Head, grant: Grant, most: float) -> bool:
@@ -137,7 +141,7 @@ class Verdicts:
         before = self._by_key.get(key)
         if before is not None and before.live and now < before.expires:
             return True
-        if seconds <= 0 or not key:
+        if seconds <= 0 or not 0 < len(key) <= _LONGEST:
             return False
         if len(self._by_key) >= MOST or len(self._pools) >= MOST:
             self.forget()

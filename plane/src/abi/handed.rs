@@ -2,6 +2,7 @@
 
 use super::{bytes, Plane};
 use crate::body::Body;
+use crate::post::Post;
 use crate::shared::{Handed, Order};
 use crate::sys;
 use crate::verdict::{Verdict, ID};
@@ -109,10 +110,12 @@ pub unsafe extern "C" fn plane_return(
     length: usize,
     took: u64,
 ) {
-    let posts = &plane.shared.posts;
-    let post = &posts[fd as usize % posts.len()];
-    post.send(Order::Return { fd, listener, party, data: bytes(data, length).to_vec(), took });
-    post.ring_once();
+    let post = post_of(plane, fd);
+    if post.hand(Order::Return { fd, listener, party, data: bytes(data, length).to_vec(), took }) {
+        post.ring_once();
+    } else {
+        drop_connection(plane, fd, party);
+    }
 }
 
 /// Takes a connection on which nothing is under way back from Python, which counts it no more behind this.
@@ -121,7 +124,25 @@ pub extern "C" fn plane_take_back(plane: &Plane, fd: i32, listener: u32, party: 
     let shared = &plane.shared;
     shared.connections.fetch_add(1, SeqCst);
     shared.readmit(party);
-    let post = &shared.posts[fd as usize % shared.posts.len()];
-    post.send(Order::Adopt { fd, listener, party });
-    sys::ring(post.bell);
+    let post = post_of(plane, fd);
+    if post.hand(Order::Adopt { fd, listener, party }) {
+        sys::ring(post.bell);
+    } else {
+        drop_connection(plane, fd, party);
+    }
+}
+
+fn post_of(plane: &Plane, fd: i32) -> &Post {
+    let posts = &plane.shared.posts;
+    &posts[fd as usize % posts.len()]
+}
+
+/// Closes a connection that its thread, which has ended, would have closed with all that it had.
+fn drop_connection(plane: &Plane, fd: i32, party: usize) {
+    let shared = &plane.shared;
+    sys::reset(fd);
+    shared.leave(party);
+    if shared.connections.fetch_sub(1, SeqCst) == 1 {
+        sys::ring(shared.bell);
+    }
 }
