@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from cloned_proxy.store.files.errors import StoreError
 SCHEMA_VERSION: Final = 1
 BUSY_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 0.01
+_MAKING: Final = threading.Lock()
+"""Held from making the file until the descriptor of that is closed; no thread of this process opens it before."""
 _APPLICATION_ID: Final = 0x436C5078  # "ClPx": tells our file from any other SQLite database
 
 # What queries filter by is computed from the hashed body, so it cannot be changed without breaking the chain.
@@ -204,7 +207,9 @@ def _check_file(path: Path) -> None:
     try:
         # Made here, so that it is private from its first moment. An existing one is only looked at: closing any
         # descriptor of the file would drop the locks that SQLite holds on it in this process (POSIX fcntl locks).
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        # Another process that closes the file would then take the WAL away from under this one.
+        with _MAKING:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         pass
     except OSError as error:
