@@ -50,7 +50,7 @@ def row(approval: Approval) -> Row:
     return (
         approval.id,
         str(approval.proposal.addition),
-        approval.asker,
+        _with_replica(approval, approval.asker),
         Cell(approval.state, style=_STYLES[approval.state]),
         _terms(approval),
         str(approval.denied_count),
@@ -98,7 +98,12 @@ def _on_record(evidence: Evidence) -> list[str]:
 
 
 def _asker(approval: Approval) -> str:
-    return f"{approval.asker} (run {approval.run})" if approval.run else approval.asker
+    who = f"{approval.asker} (run {approval.run})" if approval.run else approval.asker
+    return _with_replica(approval, who)
+
+
+def _with_replica(approval: Approval, who: str) -> str:
+    return f"{who} on {visible(approval.replica)}" if approval.replica else who
 
 
 def _terms(approval: Approval) -> str:

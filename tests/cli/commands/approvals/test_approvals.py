@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from cloned_proxy import request_egress
+from cloned_proxy.cli.commands.approvals import approval_text
 from cloned_proxy.store.approvals import egress_request
 from cloned_proxy.store.approvals.approval_errors import NeverAllowedError
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.workspaces.workspace import Workspace as Files
 from tests.cli.program import PROGRAM, TOOL, Workspace
 
 
@@ -38,6 +42,14 @@ def test_a_request_is_listed_shown_and_approved(workspace: Workspace, asked: str
     (decided,) = workspace.json("approvals", "list", "--all")
     assert decided["state"] == "approved"
     assert "approved" in workspace.run("log").stdout
+
+
+@pytest.mark.parametrize(("replica", "said"), [("", TOOL), ("edge-2", f"{TOOL} on edge-2")])
+def test_the_replica_that_was_asked_is_named(workspace: Workspace, asked: str, replica: str, said: str) -> None:
+    service = ApprovalService(Files(workspace.path))
+    approval = replace(service.get(asked), replica=replica, asker=TOOL, run=None)
+    assert approval_text.row(approval)[2] == said
+    assert f"asked by  {said}, " in "\n".join(approval_text.lines(approval, service.evidence(asked)))
 
 
 def test_a_no_leaves_the_file_as_it_is(workspace: Workspace, asked: str) -> None:
