@@ -2,10 +2,9 @@
 # The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
 #
 #   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: three for each CPU)
-#                           SECOND_TRY: how many failed tests run once more, alone (default: none; tests/second_try.py)
 set -eu
 
-[ $# -ge 1 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python=$1
 shift
 # Most tests wait for another program more than they compute: with three for each CPU, one computes while others wait.
@@ -31,13 +30,9 @@ trap 'exit 143' TERM
 # The measuring ones first: nothing that the others leave behind is in their way, and the summary of most tests ends it.
 together=0
 alone=0
-"$python" -m pytest ${SECOND_TRY:+--cache-clear} --pass alone "$@" || alone=$?
+"$python" -m pytest --pass alone "$@" || alone=$?
 [ $alone -ne 2 ] || exit 2 # interrupted
 "$python" -m pytest --pass together --numprocesses "$jobs" --dist loadscope --no-loadscope-reorder "$@" || together=$?
-
-verdict=$together
-[ $together -ne $nothing_selected ] || verdict=$alone
-case $alone in 0 | 1 | $nothing_selected) ;; *) verdict=$alone ;; esac
-[ $verdict -ne 0 ] || [ $alone -ne 1 ] || verdict=1
-if [ $verdict -ne 1 ] || [ -z "${SECOND_TRY-}" ]; then exit $verdict; fi
-"$python" -m pytest -p tests.second_try --last-failed --last-failed-no-failures none "$@" || exit 1
+if [ $together -eq $nothing_selected ]; then exit $alone; fi
+if [ $together -eq 0 ] && [ $alone -ne $nothing_selected ]; then exit $alone; fi
+exit $together
